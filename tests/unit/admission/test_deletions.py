@@ -55,7 +55,7 @@ def test_what_is_up_to_the_newest_rev_is_from_before_unless_it_begins_a_reposito
     ("time", "minute"),
     [
         ("2026-01-01T00:03:00Z", 3),
-        ("2099-01-01T00:00:00Z", 5),  # it is in the log: it was not later than that
+        ("2099-01-01T00:00:00Z", 6),  # it is in the log: it was not later than that
         ("whenever", 5),
         (None, 5),
     ],
