@@ -30,6 +30,8 @@ from jetstream.model.timestamp import parse_time
 
 # How far the clock of a PDS may be behind ours, in microseconds: as far as it may be ahead (`verify.chain`).
 _BEHIND_US: Final = 300_000_000
+# And how far the clock of the process that stored an event: one that is further off does not lead.
+_STORED_BEHIND_US: Final = 60_000_000
 
 
 class _Deletion:
@@ -95,10 +97,13 @@ class Deletions:
         self._remember(did, _Ended(newest, tid(max(now_us - _BEHIND_US, 0), 0)))
 
     def restore(self, did: str, body: bytes, time_us: int) -> None:
-        """Remember a deletion that is in the log: the body of its event, and its position."""
+        """Remember a deletion that is in the log: the body of its event, and its position.
+
+        The clock of the process that stored it may have been behind by up to a minute.
+        """
         at_us = time_us
         with suppress(KeyError, ValueError):  # it may have no time, or any text
-            at_us = min(at_us, parse_time(orjson.loads(body)["time"], time_us))
+            at_us = min(time_us + _STORED_BEHIND_US, parse_time(orjson.loads(body)["time"], time_us))
         self._remember(did, _Ended(tid(at_us, CLOCK_IDS - 1), tid(at_us, 0)))
 
     def _remember(self, did: str, ended: _Ended) -> None:

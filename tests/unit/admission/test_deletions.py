@@ -55,18 +55,19 @@ def test_what_is_up_to_the_newest_rev_is_from_before_unless_it_begins_a_reposito
     ("time", "minute"),
     [
         ("2026-01-01T00:03:00Z", 3),
-        ("2099-01-01T00:00:00Z", 5),  # it is in the log: it was not later than that
+        ("2026-01-01T00:05:40Z", 5 + 2 / 3),  # the clock of the one that stored it was behind
+        ("2099-01-01T00:00:00Z", 6),  # it was not later than a minute after it was stored
         ("whenever", 5),
         (None, 5),
     ],
 )
-def test_a_deletion_of_an_earlier_process_counts_from_its_time(time: str | None, minute: int) -> None:
+def test_a_deletion_of_an_earlier_process_counts_from_its_time(time: str | None, minute: float) -> None:
     deletions = Deletions(10)
     body = orjson.dumps({"active": False, "status": "deleted"} | ({} if time is None else {"time": time}))
     deletions.restore(DID, body, START_US + 5 * MINUTE_US)
     for begins in (True, False):
-        assert deletions.is_from_before(DID, rev(minute * MINUTE_US - 1), begins=begins)
-        assert not deletions.is_from_before(DID, rev(minute * MINUTE_US + 1), begins=begins)
+        assert deletions.is_from_before(DID, rev(round(minute * MINUTE_US) - 1), begins=begins)
+        assert not deletions.is_from_before(DID, rev(round(minute * MINUTE_US) + 1), begins=begins)
 
 
 def test_revs_are_remembered_of_so_many_accounts() -> None:
