@@ -269,7 +269,7 @@ async def test_a_jetstream_in_the_place_of_a_relay_is_named(relay: Relay, start:
         service = await start(upstream_cursor=0)
         await relay.wait_accepted(4)
         assert await conditions(service) == ["not_a_firehose"]
-        assert len([line for line in logs if "Jetstream" in line.get("hint", "")]) == 1
+        assert len([line for line in logs if "is it a Jetstream" in line.get("hint", "")]) == 1
         assert len([line for line in logs if "degraded" in line["event"]]) == 1
         relay.publish([(1, commit(1))])
         await published(service, 1)
