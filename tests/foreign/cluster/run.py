@@ -163,7 +163,7 @@ class Run:
         return await self._summary()
 
     async def _replayed(self, edge: Edge, stop: int) -> bool:
-        """Replay what an edge has. Retention may overtake a reader of the oldest events, which begins again."""
+        """Replay what an edge has. Retention may overtake a reader of the oldest events; it begins again."""
         for _ in range(_REPLAYS_MAX):
             if await replay_once(self._field, edge, stop):
                 return True
