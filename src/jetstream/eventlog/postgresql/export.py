@@ -127,7 +127,7 @@ def check(address: str) -> Checked:
 
 
 def checked(fetch: Fetch) -> Checked:
-    """Do so, while a server may write. `fetch` runs a statement, and each is a snapshot of its own."""
+    """Check a log while a server may write. `fetch` runs a statement, each with a snapshot of its own."""
     check = _Check(fetch)
     check.segments()
     while True:

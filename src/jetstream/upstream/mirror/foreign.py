@@ -15,7 +15,7 @@ from jetstream.atproto.cbor import DEPTH_MAX, depth
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE, Event
 from jetstream.model.syntax import is_did, is_record_key, is_tid, nsid_bytes
 from jetstream.upstream.drops import Dropped
-from jetstream.upstream.mirror.message import Message, Notice, parse_notice
+from jetstream.upstream.mirror.message import Message, Notice, parse_notice, parse_object
 from jetstream.upstream.record import JSON_BYTES_MAX, whole
 
 _V2: Final = "network.bsky.jetstream.subscribeEvents#"
@@ -32,12 +32,7 @@ _TYPES: Final = {"active": bool, "seq": int, "blocks": dict}  # all others are t
 
 def parse_foreign(message: bytes) -> Message | Notice:
     """Read a message. Raises Dropped."""
-    try:
-        value = orjson.loads(message)
-    except ValueError as error:
-        raise Dropped("message_form") from error
-    if type(value) is not dict:
-        raise Dropped("message_form")
+    value = parse_object(message)
     payload = value.get("payload")
     if type(payload) is not dict:
         return _event(value, value.get("kind"), value.get("time_us"), value.get("commit"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -70,18 +70,24 @@ def parse(message: bytes) -> Message | Notice:
 
 def parse_notice(message: bytes) -> Notice:
     """Read a message that is no event, of any server that has the v2 wire. Raises Dropped."""
-    try:
-        value = orjson.loads(message)
-    except ValueError as error:
-        raise Dropped("message_form") from error
-    if type(value) is not dict:
-        raise Dropped("message_form")
+    value = parse_object(message)
     payload = value.get("payload")
     if value.get("$type") == "error":
         return Notice("error", str(value.get("error")), str(value.get("message")))
     if type(payload) is dict and str(payload.get("$type")).endswith("#info"):
         return Notice("info", str(payload.get("name")), str(payload.get("message")))
     raise Dropped("frame_type")
+
+
+def parse_object(message: bytes) -> dict[str, Any]:
+    """Read a message that is a JSON object. Raises Dropped."""
+    try:
+        value = orjson.loads(message)
+    except ValueError as error:
+        raise Dropped("message_form") from error
+    if type(value) is not dict:
+        raise Dropped("message_form")
+    return value
 
 
 def _commit(message: bytes, at: int) -> Message:

@@ -96,18 +96,9 @@ class OwnStream:
         return taken
 
     def _read(self, message: bytes, highest: int, taken: Taken) -> None:
-        try:
-            found = parse(message)
-        except Dropped as dropped:
-            taken.note("unknown")
-            taken.drop(dropped.reason)
-            return
-        if isinstance(found, Notice):
-            taken.note(found.type)
-            taken.notices.append(found)
+        if (found := _event(message, parse, taken)) is None:
             return
         position, event = found
-        taken.note(_TYPES.get(event.kind, "commit"))
         if self.last < position <= highest:
             taken.events.append(event)
             taken.times.append(position)
@@ -155,17 +146,9 @@ class ForeignStream:
         return taken
 
     def _read(self, message: bytes, taken: Taken) -> None:
-        try:
-            found = parse_notice(message) if is_error(message) else parse_foreign(message)
-        except Dropped as dropped:
-            taken.note("unknown")
-            taken.drop(dropped.reason)
+        found = _event(message, parse_notice if is_error(message) else parse_foreign, taken)
+        if found is None:
             return
-        if isinstance(found, Notice):
-            taken.note(found.type)
-            taken.notices.append(found)
-            return
-        taken.note(_TYPES.get(found.event.kind, "commit"))
         if self.began is None:
             self.began = found.position
         in_doubt = self.cursor is not None and found.position <= self.cursor
@@ -201,3 +184,19 @@ class ForeignStream:
             if self._unknown >= _RESTART:
                 self.cursor = number
         return True
+
+
+def _event(message: bytes, parse: Callable[[bytes], Message | Notice], taken: Taken) -> Message | None:
+    """Read a message, and note what it is; return it if it is an event."""
+    try:
+        found = parse(message)
+    except Dropped as dropped:
+        taken.note("unknown")
+        taken.drop(dropped.reason)
+        return None
+    if isinstance(found, Notice):
+        taken.note(found.type)
+        taken.notices.append(found)
+        return None
+    taken.note(_TYPES.get(found.event.kind, "commit"))
+    return found
