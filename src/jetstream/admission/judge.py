@@ -52,7 +52,7 @@ class Judge:
     ) -> None:
         bounds = limits.admission
         self._rules = rules
-        self._beginning = Beginning()
+        self._beginning = Beginning(int(bounds.hold_s * 1e6))
         self._accounts = parts.accounts
         # Accounts that are deleted, while sources are behind.
         self._deletions = parts.deletions

@@ -25,6 +25,7 @@ from jetstream.verify.commit import Before, examine_commit
 from jetstream.verify.verdict import Refused
 
 OTHER_DID = "did:plc:" + "b" * 24
+LATER = 10_000_000  # ten seconds after the first commit
 OLD_KEY = K256Key(b"\x09" * 32)
 Numbered = tuple[int, Envelope]
 
@@ -543,6 +544,50 @@ async def test_one_source_fills_the_gaps_of_the_other(merged: Server, account: A
     assert merged.verdicts == {"ok": 7}
 
 
+async def test_what_one_source_has_lost_at_the_very_beginning_is_brought_by_the_other(
+    merged: Server, account: Account
+) -> None:
+    async with merged.running() as admission:
+        account.create("old")
+        one, two = account.create("1", at=LATER), account.create("2")
+        await merged.take("a", commit(2, two))
+        assert (merged.log.rkeys, admission.waiting) == ([], 1)
+        await merged.take("b", commit(11, one), commit(12, two))
+    assert merged.log.rkeys == ["1", "2"]
+    assert (merged.log.gaps, admission.waiting) == ([], 0)
+    assert merged.verdicts == {"ok": 2, "replay": 1}
+
+
+async def test_what_is_brought_later_than_that_is_a_repeat(merged: Server, account: Account) -> None:
+    """By its rev, it is older than what readers have: they would go back."""
+    async with merged.running():
+        account.create("old")
+        one, two, three = account.create("1", at=LATER), account.create("2"), account.create("3")
+        await merged.take("a", commit(2, two))
+        await merged.passed(2.1)
+        assert merged.log.rkeys == ["2"]
+        await merged.take("b", commit(11, one), commit(12, two), commit(13, three))
+    assert merged.log.rkeys == ["2", "3"]
+    assert merged.log.gaps == []
+    assert merged.verdicts == {"ok": 2, "replay": 2}
+
+
+async def test_the_first_message_is_held_for_no_message_from_long_before(
+    merged: Server, account: Account
+) -> None:
+    async with merged.running() as admission:
+        account.create("old")
+        await merged.take("a", commit(1, account.create("1", at=LATER)))
+        assert (merged.log.rkeys, admission.waiting) == (["1"], 0)
+
+
+async def test_the_first_message_of_the_only_source_is_not_held(server: Server, account: Account) -> None:
+    async with server.running() as admission:
+        account.create("0")
+        await server.take("a", commit(1, account.create("1")))
+        assert (server.log.rkeys, admission.waiting) == (["1"], 0)
+
+
 async def test_the_commit_of_a_sync_that_is_held_is_no_copy_of_it(merged: Server, account: Account) -> None:
     async with merged.running() as admission:
         revisions = [account.create("1"), account.create("2")]
@@ -564,6 +609,7 @@ async def test_the_commit_of_a_sync_that_was_passed_on_comes_once(mode: str, acc
         revision = account.create("1")
         sync = Envelope("sync", 1, account.sync())
         await server.take("a", (1, sync))
+        await server.passed(2.1)
         for source, number in itertools.product(upstreams, (2, 3)):
             await server.take(source, commit(number, revision))
             await server.take(source, (number + 10, sync))
@@ -834,7 +880,8 @@ async def test_a_deleted_account_may_begin_again_below_the_state_that_another_re
 async def test_a_deleted_account_may_begin_again_before_all_relays_have_deleted_it(
     merged: Server, account: Account
 ) -> None:
-    one, two, three = (account.create(each) for each in "123")
+    one, two = account.create("1"), account.create("2")
+    three = Account().create("3", at=3)
     deleted = status(3, active=False, status="deleted")
     async with merged.running():
         await merged.take("a", commit(1, one), deleted, commit(4, three))
@@ -915,7 +962,7 @@ async def test_a_pds_speaks_for_its_own_accounts_only(account: Account, other: A
         await server.take("pds", commit(1, account.create("1")), commit(2, other.create("2"), OTHER_DID))
         await server.take("pds", status(3, OTHER_DID, active=False, status="deleted"), status(4))
         await server.take("pds", identity(5), identity(6, OTHER_DID))
-        await server.take("a", commit(1, other.create("3"), OTHER_DID))
+        await server.take("a", commit(1, other.create("3", at=LATER), OTHER_DID))
     assert server.log.rkeys == ["1", "a", "i", "3"]
     assert server.dropped("pds", "host") == 3
 
