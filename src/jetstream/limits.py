@@ -332,7 +332,7 @@ class WebLimits:
     `web/head_reader.py` and `web/websocket.py`. The buffers and the number of subscribers are settings.
     """
 
-    # Accepting connections (web/server.py).
+    # Accepting connections (web/listener.py).
 
     # In one turn of the event loop. A handshake takes 0.25 ms; the others wait in the kernel.
     accepts_per_turn: int = 4

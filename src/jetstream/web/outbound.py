@@ -2,7 +2,7 @@
 
 Delivery writes whole frames with the transport's own `write`, and this module says when the buffer is full
 (`full`), when it has drained (`writable`), and ends the connection (`close`). What a client may send differs:
-see `sink` for WebSockets and `event_stream` for HTTP.
+see `sink` for WebSockets and `stream_sink` for HTTP.
 
 uvloop keeps 0.8 kB for each write that it cannot send at once, however few bytes it has. So what is written
 for a slow client is gathered here, and given to the transport as one write whenever that has sent all it had.
