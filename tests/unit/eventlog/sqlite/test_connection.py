@@ -33,45 +33,41 @@ def stored(connection: sqlite3.Connection) -> int:
         )
 
 
-def test_all_statements_are_committed(connection: sqlite3.Connection) -> None:
+def transact(connection: sqlite3.Connection, *statements: str) -> None:
     with Transaction(connection):
-        connection.execute("INSERT INTO one VALUES (1)")
-        connection.execute("INSERT INTO two VALUES (1)")
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_all_statements_are_committed(connection: sqlite3.Connection) -> None:
+    transact(connection, "INSERT INTO one VALUES (1)", "INSERT INTO two VALUES (1)")
     assert stored(connection) == 2
 
 
 def test_none_is_when_one_raises(connection: sqlite3.Connection) -> None:
-    with pytest.raises(sqlite3.IntegrityError), Transaction(connection):
-        connection.execute("INSERT INTO one VALUES (1)")
-        connection.execute("INSERT INTO one VALUES (1)")
-    assert stored(connection) == 0
-
-
-def test_none_is_when_anything_else_raises(connection: sqlite3.Connection) -> None:
-    with pytest.raises(KeyError), Transaction(connection):
-        connection.execute("INSERT INTO one VALUES (1)")
-        raise KeyError
+    with pytest.raises(sqlite3.IntegrityError):
+        transact(connection, "INSERT INTO one VALUES (1)", "INSERT INTO one VALUES (1)")
     assert stored(connection) == 0
 
 
 def test_none_is_when_the_commit_fails(connection: sqlite3.Connection) -> None:
-    with pytest.raises(sqlite3.IntegrityError), Transaction(connection):
-        connection.execute("INSERT INTO two VALUES (5)")
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+        transact(connection, "INSERT INTO two VALUES (5)")
     assert stored(connection) == 0
 
 
-def test_what_sqlite_has_rolled_back_itself_is_the_error_that_it_was(connection: sqlite3.Connection) -> None:
-    connection.execute("INSERT INTO one VALUES (1)")
-    with pytest.raises(sqlite3.IntegrityError), Transaction(connection):
-        connection.execute("INSERT INTO one VALUES (2)")
-        connection.execute("INSERT OR ROLLBACK INTO one VALUES (1)")
+def test_the_error_is_that_of_a_statement_after_which_sqlite_rolls_back(
+    connection: sqlite3.Connection,
+) -> None:
+    transact(connection, "INSERT INTO one VALUES (1)")
+    with pytest.raises(sqlite3.IntegrityError):
+        transact(connection, "INSERT INTO one VALUES (2)", "INSERT OR ROLLBACK INTO one VALUES (1)")
     assert stored(connection) == 1
 
 
 def test_the_lock_is_taken_at_once(connection: sqlite3.Connection, tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "some.db", isolation_level=None, timeout=0)) as other:
-        with Transaction(other), pytest.raises(sqlite3.OperationalError, match="locked"):
-            connection.execute("PRAGMA busy_timeout = 0")
-            with Transaction(connection):
-                raise AssertionError
+    connection.execute("PRAGMA busy_timeout = 0")
+    with closing(sqlite3.connect(tmp_path / "some.db", isolation_level=None)) as other, Transaction(other):
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            transact(connection)
         assert not connection.in_transaction
