@@ -1,7 +1,7 @@
 """Every Prometheus family that `/metrics` shows, in one place.
 
 Counters and histograms are updated where something happens; hot paths update them once per batch, not per
-event. Gauges are made of one `Status` at each scrape (`gauges`).
+event. Gauges are made of one `Status` at each scrape (`gauges`), but for those that count connections.
 
 Label values are bounded: they come from fixed lists and from settings, never from a client. A label is never
 a client's address or a DID. Of collections, which events name, the most frequent are labels (`frequent`).

@@ -22,7 +22,7 @@ class Encoding(NamedTuple):
         event ──▶ renderer ──▶ JSON ──▶ framing ──▶ bytes on the transport
 
     The two know nothing of each other: each wire works on each transport. What a subscriber may choose is
-    decided where its request is read (`web.subscribe`). Subscribers with equal encodings share what is
+    decided where its request is read (`web.dialect`). Subscribers with equal encodings share what is
     rendered. So there is one object of each renderer and framing.
     """
 

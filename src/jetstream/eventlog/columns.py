@@ -81,6 +81,12 @@ class Columns(NamedTuple):
         """The size of all columns in bytes."""
         return sum(map(len, self))
 
+    @property
+    def text_bytes(self) -> int:
+        """`Batch.text_bytes` of the events, without a look at each."""
+        separators = 3 * (self.events - 1)
+        return len(self.dids) + len(self.rkeys) + len(self.bodies) - separators
+
     def checksum(self) -> int:
         """Return the CRC-32 of the concatenated columns."""
         # One call for all columns: each call releases the GIL, and another thread may hold it for a while.

@@ -49,9 +49,13 @@ class HotTail:
         """About how much memory the events take."""
         return memory_bytes(self._events, self._text_bytes)
 
-    def append(self, batch: Batch) -> None:
-        """Add a copy of the next events, and drop the oldest batches above the bounds."""
-        size, limits = batch.text_bytes(), self._limits
+    def append(self, batch: Batch, text_bytes: int | None = None) -> None:
+        """Add a copy of the next events, and drop the oldest batches above the bounds.
+
+        `text_bytes` is that of the batch, from a caller that knows it.
+        """
+        size = batch.text_bytes() if text_bytes is None else text_bytes
+        limits = self._limits
         if size <= limits.batch_bytes:
             self._append(batch, size)
         else:

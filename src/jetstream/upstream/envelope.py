@@ -3,7 +3,8 @@
 A frame is two DAG-CBOR objects: a header, which names the type, and a body, which has the fields (AT Protocol
 specification, "Event Stream"). The envelope keeps the body's fields as they came, for the stages after this
 one: `seq_tracker` needs the number, verification needs `since`, `prevData` and the blocks, `extract` makes
-events of the ops. The blocks stay bytes, and no record is decoded. A new message type is added here.
+events of the ops. The blocks stay bytes, and no record is decoded. `docs/architecture.md` lists where a new
+message type is added.
 
 `read_envelope` never raises, whatever it is given. A frame that cannot be used as a whole has a `drop`, a
 reason out of `drops.DROP_REASONS`; its number still counts wherever it can be read. A frame that could hold

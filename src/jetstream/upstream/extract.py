@@ -35,7 +35,7 @@ from jetstream.upstream.record import Budget, to_json
 # a time. A text that is missing, longer or no text is left out.
 _TEXT_BYTES_MAX: Final = {"handle": 253, "status": 64, "time": 64}
 # The messages that are one event each: its kind, and the keys of its body, in order (`docs/api.md`).
-_MESSAGES: Final = {
+MESSAGES: Final = {
     "identity": (IDENTITY, ("did", "handle", "seq", "time")),
     "account": (ACCOUNT, ("active", "did", "seq", "status", "time")),
     "sync": (SYNC, ("blocks", "did", "rev", "seq", "time")),
@@ -63,7 +63,7 @@ def extract(
         return (), (envelope.drop,)
     if envelope.type == "commit":
         return _commit(envelope, check_cid, limits)
-    return _message(envelope) if envelope.type in _MESSAGES else ((), ())
+    return _message(envelope) if envelope.type in MESSAGES else ((), ())
 
 
 def possible_keys(envelope: Envelope) -> list[Key]:
@@ -180,7 +180,7 @@ def _require_cid(cid: bytes) -> None:
 
 def _message(envelope: Envelope) -> Extracted:
     """Return the event of a message that is no commit, and a reason for each text that was left out."""
-    kind, names = _MESSAGES[envelope.type]
+    kind, names = MESSAGES[envelope.type]
     fields = envelope.fields
     body: dict[str, object] = {}
     drops: tuple[str, ...] = ()

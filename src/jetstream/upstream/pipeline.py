@@ -30,12 +30,12 @@ from typing import Final
 from jetstream.limits import UpstreamLimits
 from jetstream.model.event import Event, Key
 from jetstream.upstream.envelope import Envelope, read_envelope
-from jetstream.upstream.extract import extract, possible_keys
+from jetstream.upstream.extract import MESSAGES, extract, possible_keys
 from jetstream.upstream.seq_tracker import SeqTracker
 
 # The messages that have a rev, and those that have none and are events.
 _IN_REPOSITORIES: Final = frozenset({"commit", "sync"})
-_OF_ACCOUNTS: Final = frozenset({"identity", "account"})
+_OF_ACCOUNTS: Final = MESSAGES.keys() - _IN_REPOSITORIES
 # Tells whether the state of a repository shows that a commit or #sync was taken before, from this upstream or
 # another. None: there is no state.
 Knows = Callable[[Envelope], bool | None]

@@ -2,10 +2,11 @@
 
 Delivery writes whole frames with the transport's own `write`, and this module says when the buffer is full
 (`full`), when it has drained (`writable`), and ends the connection (`close`). What a client may send differs:
-see `sink` for WebSockets and `event_stream` for HTTP.
+see `sink` for WebSockets and `stream_sink` for HTTP.
 
 uvloop keeps 0.8 kB for each write that it cannot send at once, however few bytes it has. So what is written
 for a slow client is gathered here, and given to the transport as one write whenever that has sent all it had.
+Small pieces are joined, since it keeps 0.1 kB for each. Large ones are not: slow clients share their bytes.
 """
 
 from __future__ import annotations
@@ -208,16 +209,18 @@ class Outbound(asyncio.Protocol, ABC):
 
     def _pass_on(self) -> None:
         """Give the transport what was gathered, and the end of the connection if that was written."""
-        gathered = b"".join(self._gathered)
+        pieces, size = self._gathered, self._gathered_bytes
         self._drop_gathered()
+        if size < len(pieces) * self._sockets.limits.joined_bytes:
+            pieces = [b"".join(pieces)]
         with suppress(RuntimeError):
-            if gathered and not self._transport.is_closing():
-                self._transport.write(gathered)
+            if pieces and not self._transport.is_closing():
+                self._transport.writelines(pieces)
         if self._ends_gathered:
             self._write_eof()
 
     def _drop_gathered(self) -> None:
-        self._gathered.clear()
+        self._gathered = []
         self._gathered_bytes = 0
 
     def close(self, close: Close) -> None:

@@ -7,8 +7,9 @@ mistake. Other unknown names are ignored, as clients of other servers send some.
 A client may send 10,000 DIDs, which take 30 ms. So both are generators: they yield after less than a
 millisecond, and the caller decides when to go on (`scheduling.Worker`).
 
-To add a parameter: its name to `_KNOWN`, its value to `parse_request` and, if it may change while connected,
-to `_OPTIONS` and `parse_message`. One that filters: `web/filter_parameters.py`.
+What a short query means is remembered. To add a parameter: its name to `_KNOWN`, its value to `_read` and, if
+it may change while connected, to `_OPTIONS` and `parse_message`. One whose meaning depends on more than the
+query, such as the time: to `_VARYING` and `parse_request`. One that filters: `web/filter_parameters.py`.
 """
 
 from __future__ import annotations

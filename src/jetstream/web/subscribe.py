@@ -55,8 +55,7 @@ FAILED: Final = Close(1011, "error", "the server has failed and is going down: c
 class Subscribe:
     """The handlers of the routes to subscribe, which share the limit of connections.
 
-    `buffer_bytes` is the write buffer of each client, `subscribers_max` the limit. `now_us` gives unix
-    microseconds, from which ages in parameters count.
+    `buffer_bytes` is the write buffer of each client, `subscribers_max` the limit.
     """
 
     def __init__(

@@ -38,3 +38,9 @@ def test_the_checksum_covers_every_column(batch_of: Callable[[range], Batch]) ->
     columns = Columns.of(batch_of(range(1, 9)))
     changed = [columns._replace(**{name: getattr(columns, name) + b"x"}) for name in columns._fields]
     assert len({columns.checksum(), *(other.checksum() for other in changed)}) == 9
+
+
+@given(EVENTS)
+def test_the_text_bytes_are_those_of_the_batch(events: list[Event]) -> None:
+    batch = stamped(events, 5)
+    assert Columns.of(batch).text_bytes == batch.text_bytes()

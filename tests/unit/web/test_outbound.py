@@ -17,6 +17,7 @@ from jetstream.web.outbound import Sockets
 from jetstream.web.stream_sink import EventStreamSink
 
 LIMIT = 1_000
+JOINED = WebLimits().joined_bytes
 
 
 class Client:
@@ -65,6 +66,27 @@ async def test_many_writes_for_a_slow_client_are_one(slow: Client) -> None:
     assert len(slow.transport.waiting) == 1
     await slow.transport.read(1_000)
     assert slow.transport.sent == slow.written
+
+
+async def pieces_of_a_slow_client(slow: Client, *sizes: int) -> list[bytes]:
+    """Return what the transport is given of writes of these sizes that were gathered."""
+    slow.transport.given.clear()
+    for size in sizes:
+        slow.write(1, size)
+    await slow.transport.read(30)
+    await slow.transport.read(len(slow.written))
+    assert slow.transport.sent == slow.written
+    return slow.transport.given
+
+
+@pytest.mark.parametrize("sizes", [[JOINED], [JOINED] * 3, [100, 2 * JOINED], [JOINED + 1, JOINED - 1]])
+async def test_large_writes_for_a_slow_client_are_not_copied(slow: Client, sizes: list[int]) -> None:
+    assert list(map(len, await pieces_of_a_slow_client(slow, *sizes))) == sizes
+
+
+@pytest.mark.parametrize("sizes", [[10], [10] * 50, [JOINED, JOINED - 1], [10, 10, JOINED]])
+async def test_small_writes_for_a_slow_client_are_joined(slow: Client, sizes: list[int]) -> None:
+    assert list(map(len, await pieces_of_a_slow_client(slow, *sizes))) == [sum(sizes)]
 
 
 @pytest.fixture

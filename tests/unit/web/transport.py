@@ -33,6 +33,7 @@ class Transport:
         self.connection = connection
         self.protocol: Outbound
         self.waiting: list[bytes] = []
+        self.given: list[bytes] = []  # each piece of each write
         self.sent = b""
         self.room = 0  # bytes that the kernel takes at once
         self.high = self.low = 0
@@ -61,7 +62,9 @@ class Transport:
         self.writelines([data])
 
     def writelines(self, data: Iterable[bytes]) -> None:
-        self.waiting.append(b"".join(data))
+        pieces = list(data)
+        self.given += pieces
+        self.waiting.append(b"".join(pieces))
         self._send()
         self._check()
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -230,7 +231,7 @@ def store_cursors(
     highest of each. With `same_sources`, the table has rows for these sources, and others stay. Else they
     go.
     """
-    values = [(*cursor_row(*each)[1:], *totals, each[0]) for each in cursors.items()]
+    values = [(*row, *totals, source) for source, *row in starmap(cursor_row, cursors.items())]
     if same_sources and values:
         connection.executemany(
             "UPDATE cursor SET seq = ?, provisional = ?, fell_from = ?, stored_to = ?, unstored = ?,"

@@ -195,8 +195,8 @@ class SqliteLog:
                 state.repos.add(changes.repos)
                 if state.repos.is_due:
                     self._upkeep.wake()
-            if count:
-                self._publish(batch, tombstones, received_at)
+            if columns is not None:
+                self._publish(batch, columns.text_bytes, tombstones, received_at)
 
     async def _reserve(self, position: int) -> None:
         """Reserve positions above `position`. The append waits for it, so the thread gets the GIL quickly."""
@@ -223,6 +223,8 @@ class SqliteLog:
 
     def _moved(self, cursors: Cursors) -> Cursors:
         """Return the cursors that have moved, at least one if there is any. Of hundreds, one or two have."""
+        if len(cursors) == 1:
+            return cursors
         before = self._state.cursors
         moved = {source: each for source, each in cursors.items() if before[source] != each}
         return moved or dict(islice(cursors.items(), 1))
@@ -272,7 +274,9 @@ class SqliteLog:
             store_accounts(writer, changes.accounts)
         return insert_changes(writer, changes.repos) if changes.repos else None
 
-    def _publish(self, batch: Batch, tombstones: Tombstones, received_at: float | None) -> None:
+    def _publish(
+        self, batch: Batch, text_bytes: int, tombstones: Tombstones, received_at: float | None
+    ) -> None:
         """Let memory follow what was committed, and wake readers and, if there is a segment, upkeep."""
         state, count = self._state, len(batch)
         state.tip = batch.last
@@ -281,7 +285,7 @@ class SqliteLog:
         state.tail_events += count
         if state.oldest_us is None:
             state.oldest_us = batch.first
-        state.hot_tail.append(batch)
+        state.hot_tail.append(batch, text_bytes)
         if tombstones:
             state.hot_tail.erase(tombstones)
         if state.tail_events >= state.limits.segment_events:
