@@ -255,7 +255,7 @@ async def test_retention_is_kept_though_another_program_has_filled_the_disk(disk
 
 
 async def test_another_program_does_not_get_the_reserve_where_nothing_is_due(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "12m") as disk:
+    with small_disk(tmp_path / "disk", "9m") as disk:
         writer = Writer(disk)
         await writer.open(retention_s=3600.0)
         await writer.fill()
