@@ -14,6 +14,7 @@ from tests.logs.contract import ALL_OF_LEAVER, LEAVER, SECRET, account_deleted
 from tests.unit.eventlog.events import make_event
 from tests.unit.eventlog.reading import times_from
 
+from jetstream.conditions import Conditions
 from jetstream.eventlog import Changes, Cursors
 from jetstream.eventlog.postgresql.follower import PLAN_ONCE
 from jetstream.eventlog.postgresql.following import POLL
@@ -361,6 +362,34 @@ async def test_a_reader_whose_query_was_cancelled_reads_on(
     assert await reading == list(range(1, 351))
     await edge.close()
     await leader.close()
+
+
+async def test_an_outage_of_the_database_does_not_make_the_writer_gone(
+    own_server: Callable[..., Server],
+) -> None:
+    """The edge is back first."""
+    server, conditions, now = own_server(), Conditions(), 100.0
+    leader = await PostgresEngine(server.address).open(limits=BY_HAND)
+    options = Options(BY_HAND, poll_s=0.01, conditions=conditions, monotonic=lambda: now)
+    edge = await PostgresLog.open(server.address, options)
+    while not edge.status(0).writer_alive:
+        now += 1.0  # the heartbeat is looked at again
+        await asyncio.sleep(0.05)
+    await leader.abandon()
+    await asyncio.to_thread(server.kill)
+    while "log_unreadable" not in conditions.names:
+        await asyncio.sleep(0.01)
+    now += 60.0
+    await asyncio.to_thread(server.start)
+    while "log_unreadable" in conditions.names:
+        await asyncio.sleep(0.01)
+    assert edge.status(0).writer_alive
+    assert "writer_gone" not in conditions.names
+    now += 6.0
+    while "writer_gone" not in conditions.names:
+        await asyncio.sleep(0.01)
+    assert not edge.status(0).writer_alive
+    await edge.close()
 
 
 class LatePool:

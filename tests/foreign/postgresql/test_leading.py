@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from tests.foreign.postgresql.engine import PostgresEngine, new_engine
+from tests.foreign.postgresql.proxy import proxied
 from tests.foreign.postgresql.server import Server
 from tests.unit.eventlog.reading import times_from
 
@@ -253,3 +254,79 @@ async def test_a_reader_of_a_term_that_was_replaced_waits_for_the_next_one(
     assert await times_from(old) == [1, 2, 3, 4]
     await old.close()
     await new.close()
+
+
+# Outages
+
+
+class Clocks:
+    """Of a standby: the monotonic one stands still, and the other one is asked twice at each look."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self._asked = 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def clock(self) -> int:
+        self._asked += 1
+        return unix_us()
+
+    async def looks(self, leading: asyncio.Task[Term], count: int = 3) -> None:
+        """Return after some whole looks, or when the process leads."""
+        until = self._asked + 2 * (count + 1)
+        while self._asked < until and not leading.done():
+            await asyncio.sleep(0.01)
+
+    async def pass_until(self, leading: asyncio.Task[Term]) -> Term:
+        """Let time pass until the process leads."""
+        while not leading.done():
+            self.now += 1.0
+            await self.looks(leading, 1)
+        return await leading
+
+
+async def test_an_outage_of_the_database_is_no_silence_of_the_leader(
+    own_server: Callable[..., Server], batch_of: BatchOf, cursor: Cursors
+) -> None:
+    """The standby is back first: the leader has as long for that as it may be silent."""
+    server, clocks = own_server(), Clocks()
+    engine = PostgresEngine(server.address)
+    leader = await engine.open(limits=BY_HAND)
+    await leader.append(batch_of(range(1, 5)), Changes(cursor))
+    await leader.abandon()
+    log, leading = await standby(engine, takeover_s=10.0, clock=clocks.clock, monotonic=clocks.monotonic)
+    await clocks.looks(leading)
+    await asyncio.to_thread(server.kill)
+    clocks.now += 60.0
+    await asyncio.to_thread(server.start)
+    await clocks.looks(leading)
+    assert not leading.done()
+    clocks.now += 9.0
+    await clocks.looks(leading)
+    assert not leading.done()
+    term = await clocks.pass_until(leading)  # it did not come back
+    assert await times_from(log) == [1, 2, 3, 4]
+    await term.close()
+
+
+async def test_time_in_which_the_database_does_not_answer_is_no_silence_of_the_leader(
+    engine: PostgresEngine, server: Server
+) -> None:
+    await (await engine.open(limits=BY_HAND)).abandon()
+    clocks = Clocks()
+    candidate = Candidate(10.0, 0.05, clock=clocks.clock, monotonic=clocks.monotonic)
+    async with proxied(server.port) as proxy:
+        address = engine.address.replace(f":{server.port}/", f":{proxy.port}/")
+        never = Options(limits=BY_HAND, primary=True, poll_s=3600.0, fresh_s=3600.0)
+        log = await PostgresLog.open(address, never)
+        leading = asyncio.create_task(lead(log, candidate))
+        await clocks.looks(leading)
+        proxy.to_client.clear()
+        await proxy.held.wait()  # the answer of a look
+        clocks.now += 60.0
+        proxy.to_client.set()
+        await clocks.looks(leading)
+        assert not leading.done()
+        await (await clocks.pass_until(leading)).close()

@@ -138,6 +138,7 @@ class Follower:
                     self._conditions.begin("log_unreadable", f"{self._name}: {describe(error)}")
                 await drop(connection)
                 connection = await self._reconnected()
+                self._leader.excuse(self._monotonic() - self.looked_at)
         finally:
             await drop(connection)
 

@@ -10,7 +10,8 @@ from jetstream.eventlog.lag import Lag
 class LeaderWatch:
     """Told of the heartbeat about once a second. `clock` gives monotonic seconds.
 
-    The leader is gone when neither its heartbeat nor the log has changed for `gone_s`.
+    The leader is gone when neither its heartbeat nor the log has changed for `gone_s`. An outage of the
+    database is no silence of the leader: see `excuse`.
     """
 
     def __init__(self, gone_s: float, clock: Callable[[], float]) -> None:
@@ -19,7 +20,8 @@ class LeaderWatch:
         # What was seen last, the heartbeat and the newest position; None: nothing was yet.
         self._beat: int | None = None
         self._newest: int | None = None
-        # When it has changed last; None: it has not since the start, which was at `began`.
+        # When it has changed last; None: it has not since the start, which was at `began`. Both are moved on
+        # by the time that does not count.
         self._alive_at: float | None = None
         self._began = clock()
         # How far the log was, and when.
@@ -37,6 +39,13 @@ class LeaderWatch:
             self._alive_at = self._clock()
         self._newest = newest
         self._lag.note(newest, self._clock())
+
+    def excuse(self, seconds: float) -> None:
+        """Do not count some time until now as silence: the database was away, for the leader as well."""
+        now = self._clock()
+        self._began = min(self._began + seconds, now)
+        if self._alive_at is not None:
+            self._alive_at = min(self._alive_at + seconds, now)
 
     @property
     def silent_s(self) -> float | None:
