@@ -272,8 +272,11 @@ class Supervisor:
             return Message("", {"status": 503, "type": "text/plain; charset=utf-8"}, f"{error}\n".encode())
 
     def ended(self, process: Process) -> None:
-        """Give what a process had to others."""
-        self.view.end(process)
+        """Give what a process had to others. An error in its figures must not keep others from the rest."""
+        try:
+            self.view.end(process)
+        except Exception:  # noqa: BLE001 - it is counted and logged
+            self.view.note_failure("supervisor: the counters of a process that has ended are lost")
         if process.place.number:
             self._shared.end(process.place.number)
             self.acceptor.end(process.place.number)
