@@ -16,7 +16,7 @@ from jetstream.errors import LogUnreachable
 from jetstream.eventlog import Changes, Cursors
 from jetstream.eventlog.postgresql.connection import connect
 from jetstream.eventlog.postgresql.leading import Candidate, lead
-from jetstream.eventlog.postgresql.pool import Pool, whole
+from jetstream.eventlog.postgresql.pool import Pool
 from jetstream.eventlog.postgresql.store import Options, PostgresLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
@@ -162,28 +162,6 @@ async def test_a_connection_that_is_not_waited_for_is_not_used_again(frozen: Ser
     ((second,),) = await pool.fetch("SELECT pg_backend_pid()")
     assert second != first
     await pool.close()
-
-
-async def test_work_that_is_cancelled_is_whole_unless_it_takes_too_long() -> None:
-    loop = asyncio.get_running_loop()
-    for ends_by_itself in (True, False):
-        working: asyncio.Future[int] = loop.create_future()
-        cut = asyncio.Event()
-
-        def end(working: asyncio.Future[int] = working, cut: asyncio.Event = cut) -> None:
-            cut.set()
-            working.set_exception(OSError("the connection was closed"))
-
-        waiting = asyncio.create_task(whole(working, end, 60.0 if ends_by_itself else 0.05))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        if ends_by_itself:
-            working.set_result(1)
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        assert cut.is_set() != ends_by_itself
 
 
 async def test_a_host_that_is_frozen_does_not_keep_the_next_one_from_being_used(
