@@ -57,9 +57,9 @@ class MirroredLog:
         return max(self._log.cursor_max, self._newest + 1)
 
     @property
-    def is_current(self) -> bool:
-        """False: how far the stream is, only the next event tells."""
-        return False
+    def watermark(self) -> int:
+        """The position below which nothing more comes: of a mirror, only its newest event tells."""
+        return self._log.watermark
 
     async def look(self) -> None:
         """Learn how far the log and the stream are. Raises LogError."""

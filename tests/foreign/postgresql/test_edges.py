@@ -280,6 +280,31 @@ async def test_an_edge_knows_the_newest_position_of_the_log_before_it_has_read_i
     await leader.close()
 
 
+async def test_an_edge_knows_below_which_position_nothing_more_comes_once_it_has_read_what_there_is(
+    engine: PostgresEngine, batch_of: BatchOf, cursor: Cursors
+) -> None:
+    leader, now = await engine.open(limits=BY_HAND), 0.0
+    leader.term.notifies = False
+    never = Options(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S, monotonic=lambda: now)
+    edge = await PostgresLog.open(engine.address, never)
+    position = 0
+    leader.term.next_position = lambda: position
+    for position in 1_000, 1_501, 1_501:
+        await leader.upkeep._transactions.beat()
+        now += 10.0  # the heartbeat is looked at again
+        await edge.looked_again()
+        assert edge.watermark == position - position % 2
+    await append(leader, batch_of, cursor, range(2_000, 2_350))
+    leader.term.next_position = lambda: 3_000
+    await leader.upkeep._transactions.beat()
+    now += 10.0
+    while edge.tip < 2_349:
+        await edge.looked_again()
+        assert edge.watermark == (3_000 if edge.tip == 2_349 else 0)
+    await edge.close()
+    await leader.close()
+
+
 async def test_an_edge_takes_three_connections_at_most(
     engine: PostgresEngine, batch_of: BatchOf, cursor: Cursors
 ) -> None:

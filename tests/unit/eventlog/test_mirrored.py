@@ -42,7 +42,7 @@ async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
 async def test_the_stream_reaches_as_far_as_the_upstream_says_and_never_falls(log: SqliteLog) -> None:
     upstream = Upstream()
     mirrored = MirroredLog(log, upstream, lambda: NOW)
-    assert (mirrored.newest, mirrored.is_current, mirrored.tip) == (0, False, 0)
+    assert (mirrored.newest, mirrored.watermark, mirrored.tip) == (0, 1, 0)
     for newest, expected in (NOW, NOW), (NOW - 5, NOW), (0, NOW), (NOW + 5, NOW + 5):
         upstream.newest = newest
         await mirrored.look()

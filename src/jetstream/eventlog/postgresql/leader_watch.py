@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jetstream.eventlog.lag import Lag
+from jetstream.eventlog.watermark import watermark_of
 
 
 class LeaderWatch:
@@ -17,8 +18,10 @@ class LeaderWatch:
     def __init__(self, gone_s: float, clock: Callable[[], float]) -> None:
         self._gone_s = gone_s
         self._clock = clock
-        # What was seen last, the heartbeat and the newest position; None: nothing was yet.
+        # What was seen last, the heartbeat and the newest position; None: nothing was yet. And the newest
+        # position that the log had with this heartbeat.
         self._beat: int | None = None
+        self._beat_tip = 0
         self._newest: int | None = None
         # When it has changed last; None: it has not since the start, which was at `began`. Both are moved on
         # by the time that does not count.
@@ -27,11 +30,11 @@ class LeaderWatch:
         # How far the log was, and when.
         self._lag = Lag()
 
-    def look(self, beat: int) -> None:
-        """Note what the heartbeat was."""
+    def look(self, beat: int, tip: int) -> None:
+        """Note what the heartbeat was, and the newest position that the log had with it."""
         if self._beat is not None and beat != self._beat:
             self._alive_at = self._clock()
-        self._beat = beat
+        self._beat, self._beat_tip = beat, tip
 
     def note(self, newest: int) -> None:
         """Note that the log has events up to a position."""
@@ -64,6 +67,10 @@ class LeaderWatch:
         if silent_s <= self._gone_s:
             return None
         return f"the process that writes the log has written nothing for {silent_s:.0f} s"
+
+    def watermark(self, tip: int) -> int:
+        """Return the watermark for a reader that has read up to a position; 0: not known."""
+        return watermark_of(self._beat) if self._beat is not None and self._beat_tip <= tip else 0
 
     def lag_s(self, position: int) -> float:
         """Return for how long there has been something that a reader at a position has not processed."""

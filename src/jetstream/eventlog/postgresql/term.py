@@ -30,7 +30,7 @@ from jetstream.model.event import Key
 from jetstream.model.filter import Filter
 from jetstream.status import LogStatistics
 
-AHEAD_US: Final = 30_000_000  # positions are reserved this far ahead of the newest event
+AHEAD_US: Final = 30_000_000  # positions are reserved this far ahead of the next one
 
 
 class Term:
@@ -59,6 +59,8 @@ class Term:
         self._accounts = stored.accounts
         # A mirror adds those of its upstream.
         self.erases = erase
+        # Tells the lowest position that the next append may have. Set by what stamps events.
+        self.next_position: Callable[[], int] = lambda: self.tip + 1
         self.repos = RepoStates(log.address, log.fetch, stored.repos, stored.repo_rows, stored.folded_id)
         # Whether appends notify: not while a listener that is stuck fills the queue of notifications.
         self.notifies = True
@@ -104,9 +106,9 @@ class Term:
         return self.newest + 1
 
     @property
-    def is_current(self) -> bool:
-        """Whether `newest` is of now: nobody else writes."""
-        return True
+    def watermark(self) -> int:
+        """The position below which nothing more comes, as it was told."""
+        return self.log.watermark
 
     async def look(self) -> None:
         """Learn the newest position. Raises LogError."""
