@@ -207,10 +207,19 @@ class LogWriter(Log, Protocol):
 
 @runtime_checkable
 class LoadsAhead(Protocol):
-    """A writer whose `repo` waits for a database, unless the state was loaded before."""
+    """A writer whose states of repositories are in a database, for which `repo` does not wait.
+
+    It has those that have changed lately, or were loaded before. Of any other it raises LogError.
+    """
+
+    def has_repo(self, did: bytes) -> bool:
+        """Tell whether `repo` has the state of a repository at hand, by its compact DID."""
 
     async def load_repos(self, dids: Collection[bytes]) -> None:
-        """Load the states of repositories by their compact DIDs, all at once. Raises LogError."""
+        """Have the states of some repositories at hand, at least until the next call. Raises LogError.
+
+        Those that are not are loaded all at once.
+        """
 
 
 class ReadWriteLog(LogReader, LogWriter, Protocol):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from tests.signed import DID, START_US, TIME, Account, fields_of, resigned
-from tests.unit.admission.fakes import OWN, FakeLog, Server, message
+from tests.unit.admission.fakes import OWN, FakeLog, FarLog, Server, message
 
+from jetstream.atproto.compact_did import compact_did
 from jetstream.atproto.encoded_key import parse_multikey
 from jetstream.eventlog import Gap, SourceCursor
 from jetstream.identity.answers import Candidates
@@ -1047,3 +1049,91 @@ async def test_without_a_document_an_account_event_of_a_pds_is_dropped(account: 
         await server.take("pds", commit(1, account.create("1")), status(2, active=False, status="deleted"))
     assert server.log.rkeys == ["1"]
     assert server.dropped("pds", "host") == 1
+
+
+# Where the states are in a database
+
+
+DIDS = [f"did:plc:{letter * 24}" for letter in "cdefgh"]
+
+
+@pytest.fixture
+def accounts() -> list[Account]:
+    return [Account(did=did) for did in DIDS]
+
+
+def far(**settings: Any) -> Server:
+    """Return a server that keeps two states itself; all others are loaded before they are needed."""
+    limits = Limits(admission=AdmissionLimits(states_kept=2, accounts_per_turn=2))
+    made = Server(log=FarLog(), limits=limits, **settings)
+    made.keys.known |= dict.fromkeys((DID, OTHER_DID, *DIDS), OWN)
+    return made
+
+
+def each_creates(accounts: list[Account], first: int, rkey: str) -> list[Numbered]:
+    numbered = enumerate(zip(DIDS, accounts, strict=True), first)
+    return [commit(number, account.create(rkey), did) for number, (did, account) in numbered]
+
+
+async def test_states_are_loaded_before_messages_are_judged(accounts: list[Account]) -> None:
+    server, count = far(), len(DIDS)
+    async with server.running() as admission:
+        first = each_creates(accounts, 1, "1")
+        await server.take("a", *first)
+        for turn in 2, 3:
+            await server.take("a", *each_creates(accounts, turn * count, str(turn)))
+        await server.take("a", *first)
+        assert server.verdicts == {"ok": 3 * count, "replay": count}
+        # While frames are read, the log is asked for what is at hand, and for nothing else.
+        assert isinstance(server.log, FarLog)
+        server.log.at_hand = set()
+        assert admission.knows(first[0][1]) is None
+        server.log.at_hand = {compact_did(DIDS[0])}
+        assert admission.knows(first[0][1])
+        gone = [status(100 + number, did, False, "deleted") for number, did in enumerate(DIDS)]
+        await server.take("a", *gone)
+    assert server.log.rkeys == ["1"] * count + ["2"] * count + ["3"] * count + ["a"] * count
+    assert (server.log.gaps, server.log.repos) == ([], {})
+
+
+async def test_states_are_loaded_again_for_what_has_waited(account: Account, accounts: list[Account]) -> None:
+    server = far()
+    async with server.running():
+        await server.take("a", commit(1, account.create("1")))
+        del server.keys.known[DID]
+        await server.take("a", commit(2, account.create("2")))
+        await server.take("a", *each_creates(accounts, 3, "other"))
+        server.keys.bring(DID)
+        await server.settle()
+    assert server.log.rkeys == ["1", *["other"] * len(DIDS), "2"]
+    assert server.verdicts == {"ok": len(DIDS) + 2}
+
+
+async def test_states_are_loaded_again_for_what_was_held(account: Account, accounts: list[Account]) -> None:
+    server = far(upstreams=("a", "b"))
+    async with server.running():
+        one, _, three = (account.create(each) for each in "123")
+        await server.take("a", commit(1, one))
+        await server.take("a", commit(3, three))
+        await server.take("a", *each_creates(accounts, 4, "other"))
+        await server.passed(2.1)
+    assert server.log.rkeys == ["1", *["other"] * len(DIDS), "s", "3"]
+    assert server.verdicts == {"ok": len(DIDS) + 1, "gap": 1}
+
+
+async def test_states_are_loaded_for_accounts_of_which_another_source_decides(
+    accounts: list[Account],
+) -> None:
+    server = far(upstreams=("a", "b"))
+    async with server.running():
+        await server.take("a", *each_creates(accounts, 1, "1"))
+        told = [status(number, did, False, "deleted") for number, did in enumerate(DIDS, 1)]
+        await server.take("b", *told)
+        assert server.log.rkeys == ["1"] * len(DIDS)
+        assert isinstance(server.log, FarLog)
+        server.log.at_hand = set()
+        server.connected = ["b"]
+        await server.passed(0.0)
+        await server.passed(31.0)
+        await server.settle()
+    assert server.log.rkeys == ["1"] * len(DIDS) + ["a"] * len(DIDS)

@@ -61,7 +61,7 @@ class Term:
         self.erases = erase
         # Tells the lowest position that the next append may have. Set by what stamps events.
         self.next_position: Callable[[], int] = lambda: self.tip + 1
-        self.repos = RepoStates(log.address, log.fetch, stored.repos, stored.repo_rows, stored.folded_id)
+        self.repos = RepoStates(log.name, log.fetch, stored.repos, stored.repo_rows, stored.folded_id)
         # Whether appends notify: not while a listener that is stuck fills the queue of notifications.
         self.notifies = True
         # Held during an append, and while upkeep changes tables.
@@ -137,11 +137,15 @@ class Term:
         return self.log.statistics()
 
     def repo(self, did: bytes) -> bytes | None:
-        """Return the state of a repository. One that was not loaded costs a round trip. Raises LogError."""
+        """Return the state of a repository that is at hand. Raises LogError for any other."""
         return self.repos.get(did)
 
+    def has_repo(self, did: bytes) -> bool:
+        """Tell whether the state of a repository is at hand."""
+        return did in self.repos
+
     async def load_repos(self, dids: Collection[bytes]) -> None:
-        """Load states, all at once, so that `repo` has them in memory. Raises LogError."""
+        """Have states at hand, at least until the next call. Raises LogError."""
         await self.repos.load(dids)
 
     def accounts(self) -> Mapping[tuple[str, str], bytes]:
@@ -249,7 +253,6 @@ class Term:
             self.end("this process has resigned")
             await self._appender.resign()
         await self._appender.close()
-        self.repos.close()
 
     async def close(self) -> None:
         """Resign, and close the log."""
