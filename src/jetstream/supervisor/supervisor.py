@@ -27,9 +27,10 @@ from jetstream.runtime import first_error, raise_file_limit, reload_on_hangup, s
 from jetstream.settings import Settings
 from jetstream.supervisor.acceptor import Acceptor
 from jetstream.supervisor.channel import Message
-from jetstream.supervisor.process import COMMAND, Place, Process
+from jetstream.supervisor.process import Place, Process
 from jetstream.supervisor.setup import Setup
 from jetstream.supervisor.shared_limits import SharedLimits, packed, unpacked
+from jetstream.supervisor.starting import COMMAND
 from jetstream.supervisor.view import Unanswered, View
 from jetstream.web.listener import Listener
 from jetstream.web.listening import listen, urls
