@@ -142,6 +142,7 @@ class LogState:
             self.commits += 1
             self.repos.note_row(row_id)
             self.journal.clear()
+            self.journal.renew()
 
 
 def open_log(directory: Path, options: Options) -> LogState:

@@ -384,6 +384,22 @@ async def test_a_writer_that_starts_again_is_followed(
         await writer.close()
 
 
+async def test_a_journal_that_is_replaced_under_its_writer_is_followed(
+    writer: SqliteLog, tmp_path: Path, batch_of: BatchOf
+) -> None:
+    async with edge_of(tmp_path) as edge:
+        await append_each(writer, batch_of, range(1, 4))
+        await edge.look()
+        (tmp_path / JOURNAL).unlink()
+        await append_each(writer, batch_of, range(4, 6))
+        await writer.maintain()
+        await edge.look()
+        await append_each(writer, batch_of, range(6, 9))
+        await edge.look()
+        assert edge._log.stored_to == 5
+        assert await times_from(edge) == list(range(1, 9))
+
+
 async def test_a_writer_that_is_gone_is_a_condition(
     tmp_path: Path, cursor: Cursors, batch_of: BatchOf
 ) -> None:
