@@ -121,7 +121,7 @@ class Admission:
         To be called when a connection changes, and every second or so.
         """
         self._must_look = True
-        self._queue.hurry()
+        self._queue.flush()
         self._wake.set()
 
     def knows(self, envelope: Envelope) -> bool | None:

@@ -8,7 +8,7 @@ A *run* is what is examined, judged and stored at once: the batches that wait, u
 judged and stored, the next ones are examined. The order is that of arrival, from the queue to the log.
 
 A batch without messages only moves the cursor of its source: all of it was known, as nearly everything is
-that a second relay sends. It waits for the next batch that has messages, or for `hurry`, so it costs no run
+that a second relay sends. It waits for the next batch that has messages, or for `flush`, so it costs no run
 and no append of its own. If the process ends before that, these frames come again, and are known again.
 """
 
@@ -112,16 +112,16 @@ class InputQueue:
         self._bytes += size
         self._offered += 1
         if batch.accepted_messages or len(self._offers) >= limits.queue_batches_max // 2:
-            self.hurry()
+            self.flush()
 
-    def hurry(self) -> None:
+    def flush(self) -> None:
         """Have what was offered examined, even if it has no messages."""
         self._is_due = bool(self._offers)
         self._changed.notify()
 
     async def wait_stored(self) -> None:
         """Return when all that was offered before is judged, and stored unless it waits for something."""
-        self.hurry()
+        self.flush()
         offered = self._offered
         while self._stored < offered:
             await self._changed.wait()

@@ -66,16 +66,16 @@ async def test_what_only_moves_a_cursor_waits_for_messages(stage: Stage) -> None
     running.cancel()
 
 
-async def test_it_is_stored_in_a_hurry_and_when_somebody_waits_for_it(stage: Stage) -> None:
+async def test_it_is_stored_when_it_is_flushed_and_when_somebody_waits_for_it(stage: Stage) -> None:
     running = asyncio.create_task(stage.queue.run())
     await stage.offer("b", 1)
-    stage.queue.hurry()
+    stage.queue.flush()
     assert await stage.settle() == [reached(b=1)]
     await stage.offer("b", 2)
     waiting = asyncio.create_task(stage.queue.wait_stored())
     assert await stage.settle() == [reached(b=1), reached(b=2)]
     await waiting
-    stage.queue.hurry()
+    stage.queue.flush()
     assert len(await stage.settle()) == 2
     running.cancel()
 

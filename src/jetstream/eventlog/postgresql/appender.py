@@ -36,7 +36,7 @@ from jetstream.eventlog.postgresql.schema import CHANNEL, TAILS, Epoch
 from jetstream.urls import shown
 
 RETRY_S: Final = 0.5  # between two attempts to find out what became of an append
-HURRY_S: Final = 2.0  # for which an append may go on when nobody waits for it any more
+ABANDONED_S: Final = 2.0  # for which an append may go on when nobody waits for it any more
 _RESIGN_S: Final = 2.0  # a database that does not answer is not waited for: a standby takes over anyway
 _CLOSE_S: Final = 1.0
 # Inserts a row if the term is this process's, and the row before it is the newest one.
@@ -120,7 +120,7 @@ class Appender:
         self._connection: asyncpg.Connection | None = None
         self._warnings = 0
         # Whether the caller of the append that runs does not wait any more.
-        self._hurried = False
+        self._abandoned = False
         self._logger = structlog.get_logger(__name__)
 
     async def reserve(self, position: int) -> int:
@@ -166,21 +166,21 @@ class Appender:
                 problem = describe(error)
             else:
                 return
-            if self._hurried:
+            if self._abandoned:
                 raise self._end(f"it is not known whether the last append was stored: {problem}")
             self._logger.info("log: an append is in doubt, asking the database", problem=problem)
             await asyncio.sleep(RETRY_S)
 
-    async def hurry(self, storing: asyncio.Task[None]) -> None:
-        """Wait for the end of an append whose caller does not. After `HURRY_S`, its connection is cut."""
-        self._hurried = True
+    async def settle(self, storing: asyncio.Task[None]) -> None:
+        """Wait for the end of an append whose caller does not. After `ABANDONED_S`, its connection is cut."""
+        self._abandoned = True
         try:
-            await asyncio.wait([storing], timeout=HURRY_S)
+            await asyncio.wait([storing], timeout=ABANDONED_S)
         finally:
             if not storing.done():
                 await self.disconnect()
         await asyncio.wait([storing])
-        self._hurried = False
+        self._abandoned = False
         if not storing.cancelled():
             storing.exception()  # the business of nobody any more: the term is over with it
 

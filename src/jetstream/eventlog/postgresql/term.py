@@ -165,7 +165,7 @@ class Term:
             try:
                 await asyncio.shield(storing)
             except asyncio.CancelledError:
-                await self._appender.hurry(storing)
+                await self._appender.settle(storing)
                 raise
 
     async def _append(self, batch: Batch, changes: Changes, received_at: float | None) -> None:
