@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Final, Literal, NamedTuple
+from urllib.request import urlopen
 
 from benches import machine
 from benches.database import SETTINGS, database_s
@@ -39,6 +40,7 @@ REPOS: Final = 50_000
 WARM_UP_S: Final = 5.0
 AFTER_S: Final = 1.0  # for the last events, and for what must not come any more
 STRETCH_S: Final = 10  # of which the slowest is told
+_COMMITS: Final = "jetstream_commit_seconds_"  # how the metrics of appends begin
 WHOLE: Final = (Limit("lost", 0), Limit("wrong", 0))
 LIMITS: Final = {
     "full": (Limit("events_per_s", 20_000, least=True), *WHOLE),
@@ -58,10 +60,13 @@ class Chain(NamedTuple):
     database: Database
     edge: Server
 
-    def cpu_s(self) -> Figures:
-        """Return the seconds of CPU of each, but for the relay."""
-        servers = {"ingest": self.ingest.cpu_s(), "edge": self.edge.cpu_s()}
-        return {**servers, "database": database_s(self.database)}
+    def totals(self) -> Figures:
+        """Return the seconds of CPU of each but the relay, and the number and the seconds of all commits."""
+        found = {"ingest": self.ingest.cpu_s(), "edge": self.edge.cpu_s(), "database": database_s(self.database)}
+        with urlopen(f"http://127.0.0.1:{self.ingest.port}/metrics") as response:
+            lines = [line.partition(_COMMITS)[2].split() for line in response.read().decode().splitlines()]
+        values = {line[0]: float(line[1]) for line in lines if len(line) == 2}
+        return found | {"commits": values["count"], "committing": values["sum"]}
 
 
 @contextmanager
@@ -86,7 +91,7 @@ def measure_full(programs: Path, seconds: float) -> Figures:
         reading("benches.ring_reader", parts.edge.port, recorded(), REPOS) as reader,
     ):
         settle()
-        before, read_s, began = parts.cpu_s(), reader.ask()["cpu_s"], time.time()
+        before, read_s, began = parts.totals(), reader.ask()["cpu_s"], time.time()
         parts.relay.begin(seconds=seconds)
         counts = _counts(reader, seconds)
         sent = parts.relay.wait_sent()
@@ -112,7 +117,7 @@ def measure_steady(programs: Path, seconds: float) -> Figures:
     ):
         first = _sent(parts.relay, WARM_UP_S)
         reader.ask()
-        before = parts.cpu_s()
+        before = parts.totals()
         sent = _sent(parts.relay, seconds)
         seen, used = reader.ask(), _used(parts, before, sent)
     return {
@@ -155,9 +160,11 @@ def _lost_and_wrong(seen: dict[str, float], sent: int) -> Figures:
 
 
 def _used(parts: Chain, before: Figures, sent: Sent) -> Figures:
-    """Return the CPU time of each process for an event, in microseconds."""
-    spent = {name: cpu_s - before[name] for name, cpu_s in parts.cpu_s().items()} | {"relay": sent.cpu_s}
-    return {f"{name}_us": cpu_s / sent.events * 1e6 for name, cpu_s in spent.items()}
+    """Return the CPU time of each process for an event, in microseconds, and what commits were like."""
+    spent = {name: value - before[name] for name, value in parts.totals().items()} | {"relay": sent.cpu_s}
+    cpu_us = {f"{name}_us": spent[name] / sent.events * 1e6 for name in ("relay", "ingest", "database", "edge")}
+    commits = spent["commits"]
+    return {**cpu_us, "commit_events": sent.events / commits, "commit_ms": spent["committing"] / commits * 1e3}
 
 
 @app.default
