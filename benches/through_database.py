@@ -1,4 +1,4 @@
-"""Events on their way through a database: a relay, an ingest, PostgreSQL, an edge, and one reader of the edge.
+"""Events on their way through a database: relay, ingest, PostgreSQL, edge, and one reader of the edge.
 
 python -m benches.through_database [--seconds S] [full steady]     (no name: both)
 
@@ -62,11 +62,8 @@ class Chain(NamedTuple):
 
     def totals(self) -> Figures:
         """Return the seconds of CPU of each but the relay, and the number and the seconds of all commits."""
-        found = {"ingest": self.ingest.cpu_s(), "edge": self.edge.cpu_s(), "database": database_s(self.database)}
-        with urlopen(f"http://127.0.0.1:{self.ingest.port}/metrics") as response:
-            lines = [line.partition(_COMMITS)[2].split() for line in response.read().decode().splitlines()]
-        values = {line[0]: float(line[1]) for line in lines if len(line) == 2}
-        return found | {"commits": values["count"], "committing": values["sum"]}
+        cpu_s = {"ingest": self.ingest.cpu_s(), "edge": self.edge.cpu_s()}
+        return {**cpu_s, "database": database_s(self.database), **_commits(self.ingest)}
 
 
 @contextmanager
@@ -85,7 +82,7 @@ def chain(programs: Path) -> Iterator[Chain]:
 
 
 def measure_full(programs: Path, seconds: float) -> Figures:
-    """Send as fast as the ingest reads. Return events a second, from the first one sent to the last one read."""
+    """Send as fast as the ingest reads. Return events a second, from the first sent to the last read."""
     with (
         chain(programs) as parts,
         reading("benches.ring_reader", parts.edge.port, recorded(), REPOS) as reader,
@@ -159,12 +156,20 @@ def _lost_and_wrong(seen: dict[str, float], sent: int) -> Figures:
     return {"lost": max(-more, 0), "wrong": seen["wrong"] + max(more, 0) + bool(seen["closed"])}
 
 
+def _commits(ingest: Server) -> Figures:
+    """Return how many appends an ingest has made, and how many seconds they took."""
+    with urlopen(f"http://127.0.0.1:{ingest.port}/metrics") as response:
+        lines = response.read().decode().splitlines()
+    metrics = dict(line.rsplit(" ", 1) for line in lines if line.startswith(_COMMITS))
+    return {name: float(metrics[_COMMITS + name]) for name in ("count", "sum")}
+
+
 def _used(parts: Chain, before: Figures, sent: Sent) -> Figures:
     """Return the CPU time of each process for an event, in microseconds, and what commits were like."""
     spent = {name: value - before[name] for name, value in parts.totals().items()} | {"relay": sent.cpu_s}
-    cpu_us = {f"{name}_us": spent[name] / sent.events * 1e6 for name in ("relay", "ingest", "database", "edge")}
-    commits = spent["commits"]
-    return {**cpu_us, "commit_events": sent.events / commits, "commit_ms": spent["committing"] / commits * 1e3}
+    commits, commits_s = spent.pop("count"), spent.pop("sum")
+    cpu_us = {f"{name}_us": cpu_s / sent.events * 1e6 for name, cpu_s in spent.items()}
+    return {**cpu_us, "commit_events": sent.events / commits, "commit_ms": commits_s / commits * 1e3}
 
 
 @app.default
