@@ -76,7 +76,7 @@ def chain(programs: Path) -> Iterator[Chain]:
         relay, log = RelayProcess(recorded(), REPOS), ["--log", database.address]
         with (
             served([relay], Path(name) / "ingest", ["--role", "ingest", *log]) as ingest,
-            started(None, Path(name) / "edge", ["--role", "edge", *log]) as edge,
+            started(None, Path(name) / "edge", ["--role", "edge", "--max-subscribers", "100", *log]) as edge,
         ):
             yield Chain(relay, ingest, database, edge)
 
