@@ -728,8 +728,8 @@ class ExportLimits:
 # Seconds for which the sources of a server without subscribers of its own rest, so that what comes meanwhile
 # is one batch: its events are late by up to so much. A commit for each event took three times as long.
 LINGER_S: Final = 0.01
-# How many times as large the batches of such a server may be, in frames and in time, where many frames wait:
-# nobody waits for a turn of its event loop, and each batch waits for a commit, which takes a database some ms.
+# How many times as large its batches may be, in frames and in time, where many frames wait: nobody waits for
+# a turn of its event loop, and each batch waits for a commit, which takes a database some milliseconds.
 UNSHARED_TURNS: Final = 4
 
 
