@@ -728,9 +728,10 @@ class ExportLimits:
 # Seconds for which the sources of a server without subscribers of its own rest, so that what comes meanwhile
 # is one batch: its events are late by up to so much. A commit for each event took three times as long.
 LINGER_S: Final = 0.01
-# How many times as large its batches may be, in frames and in time, where many frames wait: nobody waits for
-# a turn of its event loop, and each batch waits for a commit, which takes a database some milliseconds.
-UNSHARED_TURNS: Final = 4
+# How many times as many frames its batches may have, and how many times as long decoding one may take, where
+# many frames wait: nobody waits for a turn, and each batch waits for a commit: milliseconds in a database.
+UNSHARED_FRAMES: Final = 2
+UNSHARED_TURN: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -823,6 +824,6 @@ def _without_subscribers(limits: UpstreamLimits) -> UpstreamLimits:
     return replace(
         limits,
         unawaited_rest_s=min(limits.unawaited_rest_s, LINGER_S),
-        turn_s=limits.turn_s * UNSHARED_TURNS,
-        batch_frames_max=limits.batch_frames_max * UNSHARED_TURNS,
+        batch_frames_max=limits.batch_frames_max * UNSHARED_FRAMES,
+        turn_s=limits.turn_s * UNSHARED_TURN,
     )

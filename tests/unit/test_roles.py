@@ -30,4 +30,4 @@ def test_an_ingest_waits_a_little_for_more() -> None:
 def test_an_ingest_takes_larger_batches_where_many_frames_wait() -> None:
     before = Limits(upstream=UpstreamLimits(batch_frames_max=7, turn_s=0.001)).upstream
     after = Limits(upstream=before).of_ingest().upstream
-    assert (after.batch_frames_max, after.turn_s) == (28, 0.004)
+    assert (after.batch_frames_max, after.turn_s) == (14, 0.004)
