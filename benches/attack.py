@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import resource
 import shutil
 import subprocess
@@ -30,7 +29,8 @@ from benches import machine, signed
 from benches.bad_relay import ACCOUNTS, DIDS, FLOODS, REPOS
 from benches.floods import floods
 from benches.frames import recorded
-from benches.limits import Limit, number
+from benches.helper import Helper, arrived, reading
+from benches.limits import Limit, report
 from benches.stand import NOWHERE
 from cyclopts import App, Parameter
 
@@ -41,7 +41,6 @@ RATE: Final = 500
 SECONDS: Final = 20.0
 AFTER_S: Final = 60.0
 WARM_UP_S: Final = 3.0
-ARRIVES_S: Final = 30.0  # by then the reader must have received everything
 FOLLOWED_WAIT_S: Final = 90.0
 STOP_TIMEOUT_S: Final = 20.0
 FILES_FEW: Final = 256
@@ -80,48 +79,6 @@ LIMITS: Final[dict[str, tuple[Limit, ...]]] = {
 Figures = dict[str, float]
 
 app = App(name="attack", help="Attack a server, and check its limits.")
-
-
-class Helper:
-    """A process that takes orders on its standard input and answers on its output, as lines of JSON."""
-
-    def __init__(self, module: str, *arguments: object) -> None:
-        command = [sys.executable, "-m", module, *map(str, arguments)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._lines: queue.Queue[dict[str, Any]] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(json.loads(line))
-
-    def send(self, **order: object) -> None:
-        """Send an order."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-
-    def receive(self, key: str, timeout_s: float = 120.0) -> dict[str, Any]:
-        """Return the next answer in which `key` is there, and not false. Raises TimeoutError."""
-        end = time.monotonic() + timeout_s
-        while True:
-            try:
-                facts = self._lines.get(timeout=max(end - time.monotonic(), 0.001))
-            except queue.Empty:
-                raise TimeoutError(f"no {key} in {timeout_s:.0f} s") from None
-            if key in facts and facts[key] is not False:
-                return facts
-
-    def ask(self) -> dict[str, Any]:
-        """Ask a reader what it has received since the last call."""
-        self.send()
-        return self.receive("good")
-
-    def stop(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.communicate()
 
 
 class Server:
@@ -213,12 +170,8 @@ def stand(name: str) -> Iterator[tuple[Helper, Server, Helper]]:
         server = Server(url, directory, FILES_FEW if name == "silent" else None, *options)
         try:
             relay.receive("connected")
-            reader = Helper("benches.live_reader", server.port, DIDS)
-            try:
-                reader.receive("subscribed")
+            with reading("benches.live_reader", server.port, DIDS) as reader:
                 yield relay, server, reader
-            finally:
-                reader.stop()
         finally:
             server.stop()
     finally:
@@ -242,7 +195,7 @@ def measure(name: str, seconds: float, after_s: float) -> Figures:
             figures, more = _as_relay(name, seconds, after_s, relay, reader)
         else:
             figures, more = _beside_relay(name, seconds, after_s, relay, server, reader)
-        seen = _arrived(reader, sent + more)
+        seen = arrived(reader, sent + more)
         turns = server.turns()
         figures |= {
             "turn_max_ms": turns["max_ms"],
@@ -319,32 +272,6 @@ def _let_in_s(port: int, most_s: float) -> float:
     return time.monotonic() - began
 
 
-def _arrived(reader: Helper, sent: int) -> dict[str, Any]:
-    """Return what the reader has received, once it has everything or nothing more comes."""
-    end = time.monotonic() + ARRIVES_S
-    while True:
-        seen = reader.ask()
-        if seen["good"] >= sent or seen["closed"] or time.monotonic() > end:
-            return seen
-        time.sleep(SAMPLE_S)
-
-
-def report(name: str, figures: Figures) -> bool:
-    """Print an attack's figures; tell whether all are within their limits."""
-    limits = LIMITS[name]
-    for limit in limits:
-        word = "met" if limit.holds(figures) else "MISSED"
-        print(f"  {limit.figure:<18} {_number(figures[limit.figure]):>14}  {limit!s:>12}  {word}")
-    known = {limit.figure for limit in limits}
-    rest = (f"{key} {_number(value)}" for key, value in figures.items() if key not in known)
-    print(f"  {', '.join(rest)}", flush=True)
-    return all(limit.holds(figures) for limit in limits)
-
-
-def _number(value: float) -> str:
-    return "never" if value == float("inf") else number(value)
-
-
 @app.default
 def main(
     *names: str,
@@ -364,7 +291,7 @@ def main(
     missed = []
     for name in names or LIMITS:
         print(f"{name}: {seconds:g} s, load {os.getloadavg()[0]:.1f}", flush=True)
-        if not report(name, measure(name, seconds, after)):
+        if not report(LIMITS[name], measure(name, seconds, after)):
             missed.append(name)
     print(f"{len(names or LIMITS) - len(missed)} held" + (f", MISSED: {', '.join(missed)}" if missed else ""))
     sys.exit(bool(missed))

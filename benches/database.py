@@ -119,10 +119,16 @@ async def commits(engine: PostgresEngine) -> int:
 
 
 def database_s(server: Server) -> float:
-    """Return the seconds of CPU of all processes of a server that are alive."""
+    """Return the seconds of CPU of all processes of a server, and of those that have ended."""
     pid = server.pid
     assert pid is not None
-    return sum(cpu_s(each) for each in [pid, *children(pid)])
+    return ended_s(pid) + sum(cpu_s(each) for each in [pid, *children(pid)])
+
+
+def ended_s(pid: int) -> float:
+    """Return the seconds of CPU of the child processes of a process that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def children(pid: int) -> list[int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Annotated, Final
 
-from benches.limits import Limit, number
+from benches.limits import Limit, compare
 from benches.relay_delays import RelayReadings
 from benches.relay_process import RelayProcess
 from benches.ring import accounts
@@ -150,9 +150,7 @@ def run(name: str, seconds: float | None = None) -> dict[str, float]:
     scenario = scenario if seconds is None else replace(scenario, seconds=seconds)
     print(f"{name}: {scenario.title}", flush=True)
     figures = _compared(scenario)
-    for limit in scenario.limits:
-        word = "met" if limit.holds(figures) else "MISSED"
-        print(f"  {limit.figure:<18} {number(figures[limit.figure]):>14}  {limit!s:>12}  {word}", flush=True)
+    compare(scenario.limits, figures)
     return figures
 
 

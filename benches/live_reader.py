@@ -15,7 +15,7 @@ import select
 import sys
 import time
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 from benches.counter import connect
@@ -76,10 +76,22 @@ class Reader:
         print(json.dumps(facts | {"max_ms": delays.max_us / 1000}), flush=True)
 
 
-def main(port: int, attacker: str) -> None:
-    """Subscribe to everything, report it, and read."""
+class Checking(Protocol):
+    """What is done with the messages of a subscription."""
+
+    closed: str  # why the connection ended
+
+    def take(self, frame: stream.Frame, now_us: int) -> None:
+        """Check one message."""
+
+    def say(self) -> None:
+        """Print what was received, as JSON."""
+
+
+def read(port: int, reader: Checking) -> None:
+    """Subscribe to everything, report it, and read until standard input ends. For each line of it, `say`."""
     connection, rest = connect("127.0.0.1", port)
-    reader, data = Reader(attacker), bytearray(rest)
+    data = bytearray(rest)
     print(json.dumps({"subscribed": True}), flush=True)
     while True:
         watched: list[Any] = [0] if reader.closed else [0, connection]
@@ -105,4 +117,4 @@ def main(port: int, attacker: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    read(int(sys.argv[1]), Reader(sys.argv[2]))

@@ -9,7 +9,8 @@ be verified, once round.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import count, repeat
 from random import Random
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -28,7 +29,8 @@ _UINT64_HEAD: Final = 0x1B
 _SEQ: Final = b"\x63seq"
 _REV: Final = b"\x63rev\x6d"  # a text of 13 bytes
 _TIME: Final = b"\x64time\x78\x18"  # a text of 24 bytes
-_DIDS: Final = (b"\x64repo\x78\x20", b"\x63did\x78\x20")  # a text of 32 bytes: `did:plc:` and 24
+# A text of 32 bytes: `did:plc:` and 24.
+_DIDS: Final = {"repo": b"\x64repo\x78\x20", "did": b"\x63did\x78\x20"}
 # The last two characters of a TID are its clock ID: the TIDs of one time differ only in them.
 _CLOCKS: Final = tuple(tid(0, clock)[11:].encode() for clock in range(CLOCK_IDS))
 
@@ -46,6 +48,7 @@ class Slot(NamedTuple):
     time: int
     did: int
     events: int
+    account: bytes  # whose it is, unless that is overwritten
 
 
 class Ring:
@@ -92,6 +95,13 @@ class Ring:
                 spans.append((slot.start, slot.stop))
         return spans, events
 
+    def accounts_of_events(self) -> Iterator[bytes]:
+        """Yield the account of each event of the stream, without end."""
+        slots, dids = self.slots, self._dids
+        for number in count():
+            slot = slots[number % len(slots)]
+            yield from repeat(dids[number % len(dids)] if slot.did else slot.account, slot.events)
+
 
 def _append(data: bytearray, frame: bytes, body: dict[str, Any], *, as_signed: bool) -> Slot:
     """Append a frame as a WebSocket message, with a `seq` of eight bytes."""
@@ -111,8 +121,10 @@ def _append(data: bytearray, frame: bytes, body: dict[str, Any], *, as_signed: b
     if not time:
         raise ValueError(f"frame {body['seq']} has no time of 24 characters: {body['time']!r}")
     rev = place(_REV) if "rev" in body and not as_signed else 0
-    did = 0 if as_signed else place(_DIDS[0 if "repo" in body else 1])
-    return Slot(start, len(data), base + at + len(_SEQ), rev, time - 24, did, _events(body))
+    field = "repo" if "repo" in body else "did"
+    did = 0 if as_signed else place(_DIDS[field])
+    account = body[field].encode()
+    return Slot(start, len(data), base + at + len(_SEQ), rev, time - 24, did, _events(body), account)
 
 
 def _events(body: dict[str, Any]) -> int:

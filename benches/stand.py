@@ -25,10 +25,11 @@ NOWHERE: Final = "127.0.0.1:1"  # nothing listens on the lowest port
 
 
 class Server:
-    """`jetstream serve` on a free port of the loopback."""
+    """`jetstream serve` on a free port of the loopback. An edge has no upstream."""
 
-    def __init__(self, upstream: str, data_dir: Path, options: list[str]) -> None:
-        command = [sys.executable, "-m", "jetstream", "serve", "--upstream", upstream]
+    def __init__(self, upstream: str | None, data_dir: Path, options: list[str]) -> None:
+        command = [sys.executable, "-m", "jetstream", "serve"]
+        command += [] if upstream is None else ["--upstream", upstream]
         command += ["--listen", "127.0.0.1:0", "--data-dir", str(data_dir), "--log-format", "json", *options]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.pid = self._process.pid
@@ -64,7 +65,7 @@ class Server:
         for line in lines:
             facts = json.loads(line)
             if facts["event"] == "listening":
-                return str(facts["subscribe"])
+                return str(facts["metrics"])  # which every role has
         raise RuntimeError("the server ended before it listened")
 
     def _read_log(self, lines: IO[str]) -> None:
@@ -92,18 +93,25 @@ def served(relays: Sequence[RelayProcess], data_dir: Path, options: list[str]) -
     try:
         first, *others = (relay.url for relay in relays)
         more = [argument for url in others for argument in ("--upstream", url)]
-        server = Server(first, data_dir, [*more, *options])
-        try:
+        with started(first, data_dir, [*more, *options]) as server:
             for relay in relays:
                 relay.wait_connected()
             yield server
-        finally:
-            server.stop()
-            for warning in server.warnings:
-                print(f"  server: {warning}", flush=True)
     finally:
         for relay in relays:
             relay.stop()
+
+
+@contextmanager
+def started(upstream: str | None, data_dir: Path, options: list[str]) -> Iterator[Server]:
+    """Start a server. At the end stop it, and print what it has warned of."""
+    server = Server(upstream, data_dir, options)
+    try:
+        yield server
+    finally:
+        server.stop()
+        for warning in server.warnings:
+            print(f"  server: {warning}", flush=True)
 
 
 @contextmanager

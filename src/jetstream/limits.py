@@ -725,6 +725,10 @@ class ExportLimits:
 # Seconds for which the sources of a server without subscribers of its own rest, so that what comes meanwhile
 # is one batch: its events are late by up to so much. A commit for each event took three times as long.
 LINGER_S: Final = 0.01
+# How many times as many frames its batches may have, and how many times as long decoding one may take, where
+# many frames wait: nobody waits for a turn, and each batch waits for a commit: milliseconds in a database.
+UNSHARED_FRAMES: Final = 2
+UNSHARED_TURN: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -808,7 +812,15 @@ class Limits:
 
     def of_ingest(self) -> Limits:
         """Return the limits of a server whose events other processes serve."""
-        linger_s = min(self.upstream.unawaited_rest_s, LINGER_S)
-        upstream = replace(self.upstream, unawaited_rest_s=linger_s)
-        pds = replace(self.sources.pds, unawaited_rest_s=linger_s)
+        upstream, pds = map(_without_subscribers, (self.upstream, self.sources.pds))
         return replace(self, upstream=upstream, sources=replace(self.sources, pds=pds))
+
+
+def _without_subscribers(limits: UpstreamLimits) -> UpstreamLimits:
+    """Return the limits of an upstream whose events nobody waits for in this process."""
+    return replace(
+        limits,
+        unawaited_rest_s=min(limits.unawaited_rest_s, LINGER_S),
+        batch_frames_max=limits.batch_frames_max * UNSHARED_FRAMES,
+        turn_s=limits.turn_s * UNSHARED_TURN,
+    )

@@ -25,3 +25,9 @@ def test_an_ingest_waits_a_little_for_more() -> None:
     assert limits.upstream.unawaited_rest_s == limits.sources.pds.unawaited_rest_s == 0.01
     quick = Limits(upstream=UpstreamLimits(unawaited_rest_s=0.001)).of_ingest()
     assert quick.upstream.unawaited_rest_s == 0.001
+
+
+def test_an_ingest_takes_larger_batches_where_many_frames_wait() -> None:
+    before = Limits(upstream=UpstreamLimits(batch_frames_max=7, turn_s=0.001)).upstream
+    after = Limits(upstream=before).of_ingest().upstream
+    assert (after.batch_frames_max, after.turn_s) == (14, 0.004)

@@ -10,6 +10,7 @@ from tests.decoding import Message, decode
 
 from jetstream.atproto.tid import tid_us
 from jetstream.bench import stream
+from jetstream.model.event import SYNC
 from jetstream.simulator.records import datetime_of
 from jetstream.simulator.world import Population
 from jetstream.upstream.envelope import read_envelope
@@ -51,6 +52,14 @@ def test_frames_say_who_and_when() -> None:
     assert {tid_us(event.rev.decode()) for event in events} == {NOW_US}
     own = [event.did.decode() for event in events if event.did.startswith(b"did:plc:")]
     assert set(own) == set(accounts(7))
+
+
+@pytest.mark.parametrize("repos", [0, 7])
+def test_the_account_of_each_event_is_known_before(repos: int) -> None:
+    ring = Ring(FRAMES, repos)
+    messages = [message for first in (0, len(ring)) for message in sent(ring, first, first + len(ring))[0]]
+    accounts_sent = [event.did for message in messages for event in message.events if event.kind != SYNC]
+    assert accounts_sent == list(islice(ring.accounts_of_events(), len(accounts_sent)))
 
 
 def test_the_same_frame_once_round_later_differs_only_in_what_is_written_over() -> None:
