@@ -58,7 +58,7 @@ def host(service: Service) -> str:
 
 async def sent(service: Service, count: int) -> list[str]:
     """Return all that the server sends, line by line."""
-    async with subscribe(service.port, cursor=0) as subscriber:
+    async with subscribe(service.port, cursor=0, queue=10) as subscriber:  # more than there are
         return [str(await subscriber.connection.recv()) + "\n" for _ in range(count)]
 
 
