@@ -170,7 +170,9 @@ def imported_modules(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.append(node.module)
         inside = ast.iter_child_nodes(node)
-        statements += [each for each in inside if isinstance(each, ast.stmt | ast.ExceptHandler | ast.match_case)]
+        statements += [
+            each for each in inside if isinstance(each, ast.stmt | ast.ExceptHandler | ast.match_case)
+        ]
     return {name.partition(".")[0] for name in names}
 
 
