@@ -31,7 +31,10 @@ OFFSET = 7_000_000_000  # of the numbers of the second relay from those of the f
 # has one jump, up or down: tests/unit/admission/test_sequence.py has all of them.
 SENT = [
     *(case(name, 0) for name in STEADY),
-    *(case(name, jump) for name, jump in zip(CASES, cycle((10_001, 10_001, -1_000_000, -1_000_000)), strict=False)),
+    *(
+        case(name, jump)
+        for name, jump in zip(CASES, cycle((10_001, 10_001, -1_000_000, -1_000_000)), strict=False)
+    ),
 ]
 
 

@@ -24,9 +24,7 @@ SMALL = Population(repos=20, records=5)
 
 
 def test_all_get_what_they_asked_for_and_after_a_storm_still_do(tmp_path: Path) -> None:
-    relay = RelayProcess(
-        kept(tmp_path / "frames.bin.zst", islice(simulated(SMALL, 500), 2_000)), REPOS
-    )
+    relay = RelayProcess(kept(tmp_path / "frames.bin.zst", islice(simulated(SMALL, 500), 2_000)), REPOS)
     server = Server(relay.url, tmp_path / "data", [])
     relay.wait_connected()
     readings = RelayReadings()
