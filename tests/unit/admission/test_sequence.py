@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 
 import pytest
 from tests.sequences import CASES, STEADY, Sent, case, frame, jumps, revisions, run, wanted
 from tests.signed import DID, TIME, Account
-from tests.unit.admission.fakes import OWN, FakeLog, Server
+from tests.unit.admission.fakes import OWN, FakeLog, Server, measured
 
 from jetstream.eventlog import Changes, SourceCursor
 from jetstream.limits import UpstreamLimits
@@ -74,6 +74,8 @@ def _changes(cursor: SourceCursor, _first_us: int) -> Changes:
     return Changes({"a": cursor})
 
 
+# To make metrics takes longer than to run a case, and nothing here looks at them.
+MEASURED = cache(measured)
 UNTRACKED = {"off", "cid"}
 MODES = [verify + more for verify in ("off", "cid", "signature", "full") for more in ("", ", two upstreams")]
 
@@ -85,7 +87,7 @@ async def reading(mode: str, log: FakeLog) -> AsyncIterator[list[Source]]:
         yield [Untracked(Server(mode, log=log), "a")]
         return
     verify, *two = mode.split(",")
-    server = Server(verify, log=log, upstreams=("a", "b") if two else ("a",))
+    server = Server(verify, log=log, upstreams=("a", "b") if two else ("a",), measured=MEASURED)
     server.keys.known[DID] = OWN
     async with server.running():
         sources = [Source(server, "a")]
