@@ -55,9 +55,9 @@ class Account:
         self.number = self.number + 1 if at is None else at
         return self.repo.apply([_write(*each) for each in writes], rev(self.number))
 
-    def create(self, *rkeys: str) -> Revision:
+    def create(self, *rkeys: str, at: int | None = None) -> Revision:
         """Commit new records."""
-        return self.write(*(("create", rkey, "") for rkey in rkeys))
+        return self.write(*(("create", rkey, "") for rkey in rkeys), at=at)
 
     def sync(self) -> dict[str, Any]:
         """Return the fields of a #sync of the present commit."""

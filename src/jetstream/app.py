@@ -262,7 +262,6 @@ class Service:
                 self._limits.delivery,
                 slow_timeout_s=self.settings.slow_timeout,
                 buffer_total=self.settings.buffer_total,
-                now_us=self._clock,
             )
         if self._reads and self._terms is None:
             await self.intake.open()

@@ -33,13 +33,20 @@ class Stamper:
     """
 
     def __init__(self, last: int, clock: Callable[[], int]) -> None:
-        self._last = last  # the newest time that was given, by this process or an earlier one; only rises
+        # The newest time that was given, by this process or an earlier one, or the one below a promised time.
+        # It only rises.
+        self._last = last
         self._clock = clock
 
     @property
     def next_us(self) -> int:
         """The lowest time that the next event may have."""
         return max(self._clock(), self._last + 1)
+
+    def promise(self) -> int:
+        """Return the lowest time that the next event may have. No lower one is given from now on."""
+        self._last = self.next_us - 1
+        return self._last + 1
 
     def stamp(self, events: Sequence[Event]) -> Batch:
         """Return the events as a batch, in their order."""
@@ -75,6 +82,8 @@ class Ingest:
         # Held while a batch is stamped and appended: positions rise in the order of the appends, and each has
         # the cursors of the one before it.
         self._appending = asyncio.Lock()
+        # The first position of the batch that is being stored, or that was given up. None: all are stored.
+        self._unstored: int | None = None
 
     def join(self, source: str) -> Callable[[DecodedBatch, float], Awaitable[None]]:
         """Let a source be in use, by its name; return what stores its batches."""
@@ -88,6 +97,13 @@ class Ingest:
         """
         self._sources.add(source)
         return partial(self._store_stamped, source)
+
+    def next_position(self) -> int:
+        """Return the lowest position that an event may have which is not stored yet. It never falls.
+
+        Not for a log with an upstream of `mirror`.
+        """
+        return self._stamper.promise() if self._unstored is None else self._unstored
 
     async def _store_stamped(self, source: str, batch: Batch, received_at: float) -> None:
         """Do what `_store` does."""
@@ -144,6 +160,8 @@ class Ingest:
         await self._log.followers.wait()
 
     async def _append(self, batch: Batch, changes: Changes, received_at: float | None) -> None:
+        if len(batch):
+            self._unstored = batch.first
         while True:
             began = self._clock()
             try:
@@ -156,6 +174,7 @@ class Ingest:
                 await asyncio.sleep(RETRY_S)
             else:
                 break
+        self._unstored = None
         self._metrics.commit.observe(self._clock() - began)
         self._conditions.end("log_unwritable")
         self._metrics.count_events(batch)

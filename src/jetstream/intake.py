@@ -77,6 +77,8 @@ class Intake:
         self._conditions = conditions
         self._limits = limits
         self._ingest = Ingest(log, Stamper(log.tip, now_us), metrics, conditions)
+        if settings.mirrored is None:  # else the positions of events are those of the upstream
+            log.next_position = self._ingest.next_position
         self.sources = Sources(
             self._source,
             self._forget,

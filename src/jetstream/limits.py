@@ -319,9 +319,6 @@ class DeliveryLimits:
     readers_kept_s: float = 1.0
     checks_per_turn: int = 500
     ping_interval_s: float = 30.0
-    # Microseconds after which an event that was stamped is stored, unless the disk fails. A subscription with
-    # an `until` in the future ends so much later when no event comes.
-    storing_us: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

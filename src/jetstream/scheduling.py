@@ -6,6 +6,7 @@ is done in turns of a few milliseconds, with pauses between them:
     Worker     runs jobs in small steps, for a bounded time in each turn of the event loop
     Notifier   wakes every task that waits for a change
     TurnQueue  lets a bounded number of tasks pass in each turn, first come, first served
+    whole      awaits what a cancellation must not leave in the middle
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from jetstream.steps import Steps
+
+Result = TypeVar("Result")
 
 TURN_S: Final = 0.004  # the longest time for which anything should hold the event loop
 _SWITCH_S: Final = sys.getswitchinterval()
@@ -131,6 +134,27 @@ class TurnQueue:
                 left -= 1
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._pass)
+
+
+async def whole(
+    working: asyncio.Future[Result], end: Callable[[], object] | None = None, patience_s: float = 1.0
+) -> Result:
+    """Await what must not be left in the middle: a cancellation waits for its end.
+
+    If that takes longer than `patience_s` seconds, `end` is called, which must end it; None: nothing can.
+    """
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        try:
+            await asyncio.wait([working], timeout=None if end is None else patience_s)
+        finally:
+            if end is not None and not working.done():
+                end()
+        await asyncio.wait([working])
+        if not working.cancelled():
+            working.exception()  # it is the business of nobody any more
+        raise
 
 
 @contextmanager

@@ -25,6 +25,9 @@ SUBSCRIBE_EVENTS_PATH: Final = "/xrpc/network.bsky.jetstream.subscribeEvents"
 SUBSCRIBE_PATH: Final = "/subscribe"
 # Before the URL of a Jetstream.
 JETSTREAM: Final = "jetstream+"
+# How far a position of a Jetstream may be ahead of our clock, in microseconds. One that is further ahead is
+# an error: all that came after it would be below it.
+AHEAD_MAX_US: Final = 86_400_000_000
 FILE_FLAG: Final = "--upstream-file"
 CURSOR_FLAG: Final = "--upstream-cursor"
 # Stands for all PDSes of the file in metrics, where each of them would be a hundred series.

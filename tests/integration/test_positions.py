@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -29,7 +28,8 @@ from jetstream.web.websocket import MESSAGE_BYTES_MAX
 BOB = "did:plc:bobbobbobbobbobbobbobbob"
 NOBODY = "did:plc:nobodynobodynobodynobody"
 FUTURE = 32503680000000000  # the year 3000
-PROMPT = Limits(delivery=replace(DeliveryLimits(), watch_interval_s=0.01, storing_us=0))
+PROMPT = Limits(delivery=DeliveryLimits(watch_interval_s=0.01))
+UNWATCHED = Limits(delivery=DeliveryLimits(watch_interval_s=3600.0))
 HANDSHAKE = {"Connection": "Upgrade", "Upgrade": "websocket"}
 LIMIT_TEXT = "done: the limit is reached, to go on connect with this cursor"
 UNTIL_TEXT = "done: until is reached, to go on connect with this cursor"
@@ -175,7 +175,7 @@ async def test_until_in_the_future_ends_a_quiet_stream(relay: Relay, start: Star
 
 async def test_until_in_the_future_ends_at_the_first_event_from_it_on(relay: Relay, start: Start) -> None:
     now_us = 1_700_000_000_000_000
-    service = await start(upstream_cursor=0, clock=lambda: now_us)
+    service = await start(upstream_cursor=0, limits=UNWATCHED, clock=lambda: now_us)
     end = now_us + 10_000_000
     async with subscribe(service.port, until=end) as subscriber:
         await until(lambda: len(service.delivery) == 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -25,9 +26,11 @@ from tests.subscriber import Event, subscribe
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from jetstream.app import Service
+from jetstream.clock import unix_us
 from jetstream.errors import LogLocked
+from jetstream.eventlog.sqlite.edge import EdgeLog
 from jetstream.eventlog.sqlite.schema import DATABASE
-from jetstream.limits import Limits, LogLimits
+from jetstream.limits import DeliveryLimits, Limits, LogLimits
 from jetstream.roles import Role
 from jetstream.settings import Settings
 from jetstream.settings.values import LogUrl
@@ -47,7 +50,9 @@ class Run:
         self._stack = stack
         self._stacks: dict[Service, AsyncExitStack] = {}
 
-    async def __call__(self, role: Role, *, limits: Limits = LIMITS, **settings: Any) -> Service:
+    async def __call__(
+        self, role: Role, *, limits: Limits = LIMITS, clock: Callable[[], int] = unix_us, **settings: Any
+    ) -> Service:
         given: dict[str, Any] = {
             "role": role,
             "log": LogUrl(self._directory / "log"),
@@ -56,7 +61,7 @@ class Run:
             "upstream": self._relay.url,
             "drain": 0.01,
         }
-        service = Service(Settings(**given | settings), limits)
+        service = Service(Settings(**given | settings), limits, clock=clock)
         stack = await self._stack.enter_async_context(AsyncExitStack())
         await stack.enter_async_context(running(service))
         self._stacks[service] = stack
@@ -124,7 +129,7 @@ async def test_a_cursor_that_cannot_be_judged_is_refused(
     edge = await run("edge")
     database, aside = tmp_path / "log" / DATABASE, tmp_path / "aside"
     database.rename(aside)
-    await until(lambda: not database.exists() and not edge.reader.is_current)
+    await until(lambda: isinstance(edge.reader, EdgeLog) and edge.reader.status(0).unread_s > 0.5)
     url = f"http://127.0.0.1:{edge.port}{path}?cursor={edge.reader.tip + 1_000}"
     headers = {} if path == "/events" else UPGRADE
     async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
@@ -208,6 +213,30 @@ async def test_a_future_cursor_starts_live_at_every_endpoint(relay: Relay, run: 
             # The edge has looked at the log for this.
             assert response.headers["Jetstream-Cursor"] == str(ingest.log.tip + 1)
             assert edge.reader.tip == ingest.log.tip
+
+
+@pytest.mark.parametrize("ahead_us", [30_000_000, 0, -30_000_000])
+async def test_a_stream_ends_by_the_clock_of_the_writer(ahead_us: int, relay: Relay, run: Run) -> None:
+    now_us = 1_700_000_000_000_000
+    end = now_us + 10_000_000
+    limits = replace(LIMITS, delivery=DeliveryLimits(watch_interval_s=0.01))
+    ingest = await run.ingest(clock=lambda: now_us)
+    edge = await run("edge", limits=limits, clock=lambda: now_us + ahead_us)
+    async with subscribe(edge.port, cursor=1, until=end) as subscriber:
+        publish(relay, 1, 2)
+        assert numbers(await subscriber.events(1)) == [1]
+        now_us += 9_999_990
+        await until(lambda: edge.reader.watermark == now_us)
+        await edge.delivery.check(time.monotonic(), ping=False)
+        publish(relay, 2, 3)
+        assert numbers(await subscriber.events(1)) == [2]
+        tip = ingest.log.tip
+        now_us += 10
+        assert await subscriber.ended_at() == (
+            1000,
+            "done: until is reached, to go on connect with this cursor",
+            tip + 1,
+        )
 
 
 # Stopping

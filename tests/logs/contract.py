@@ -6,8 +6,9 @@ A package of tests for an engine imports all of this, and has a fixture `engine`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.builders import event
@@ -305,6 +306,13 @@ async def test_accounts_come_back(engine: Engine, cursor: Cursors) -> None:
     await log.close()
 
 
+async def repos_of(log: Any, dids: Collection[bytes]) -> dict[bytes, bytes | None]:
+    """Return the states of repositories, which a log in a database must load."""
+    if hasattr(log, "load_repos"):
+        await log.load_repos(dids)
+    return {did: log.repo(did) for did in dids}
+
+
 async def test_states_come_back_and_can_be_forgotten(
     engine: Engine, batch_of: BatchOf, cursor: Cursors
 ) -> None:
@@ -321,8 +329,9 @@ async def test_states_come_back_and_can_be_forgotten(
         if reopen:
             await engine.abandon(log)
             log = await engine.open(limits=BY_HAND)
-        assert {did: log.repo(did) for did in dids} == expected
-    assert log.repo(b"\1" * 15) is None
+        assert await repos_of(log, dids) == expected
+    unknown = b"\1" * 15
+    assert await repos_of(log, [unknown]) == {unknown: None}
     await log.close()
 
 

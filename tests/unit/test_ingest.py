@@ -74,6 +74,16 @@ def test_times_rise_strictly_and_run_ahead_only_as_far_as_they_must(
     assert list(stamps(last, [reading for reading, _ in steps], [size for _, size in steps])) == expected
 
 
+def test_no_time_below_a_promised_one_is_given_though_the_clock_is_set_back() -> None:
+    clock = iter([1_000, 400, 400, 2_000, 2_000])
+    stamper = Stamper(0, lambda: next(clock))
+    assert stamper.promise() == 1_000
+    assert stamper.promise() == 1_000
+    assert stamper.stamp([event()] * 2).times == [1_000, 1_001]
+    assert stamper.promise() == 2_000
+    assert stamper.stamp([event()]).times == [2_000]
+
+
 # What is stored
 
 
@@ -177,6 +187,31 @@ async def test_a_cursor_is_not_stored_before_its_events(log: SqliteLog) -> None:
     await second
     assert log.cursors == {"b": SourceCursor(20)}
     assert log.statistics().events == 1
+
+
+async def test_nothing_is_stored_below_what_was_the_next_position(log: SqliteLog) -> None:
+    now_us, slow = 1_000, Slow(log)
+    ingest = Ingest(cast(SqliteLog, slow), Stamper(0, lambda: now_us), Metrics(), Conditions())
+    a, b = ingest.join("a"), ingest.join("b")
+    assert ingest.next_position() == 1_000
+    first = asyncio.ensure_future(a(DecodedBatch([event()] * 2, 10), 0.0))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    now_us = 5_000
+    assert ingest.next_position() == 1_000  # it is being stored
+    first.cancel()
+    await asyncio.wait([first])
+    assert ingest.next_position() == 1_000  # an append that was cancelled may be stored all the same
+    slow.go.set()
+    await b(DecodedBatch([event()], 20), 0.0)
+    assert log.tip == 5_000
+    now_us = 400
+    assert ingest.next_position() == 5_001
+    await a(DecodedBatch([event()], 11), 0.0)
+    assert log.tip == 5_001
+    now_us = 9_000
+    await a(DecodedBatch(seq=12), 0.0)  # a cursor, and no event
+    assert ingest.next_position() == 9_000
 
 
 async def test_the_cursors_of_sources_that_are_removed_are_forgotten_at_once(log: SqliteLog) -> None:

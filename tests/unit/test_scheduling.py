@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from jetstream.scheduling import Notifier, TurnQueue, Worker, short_switch_interval
+from jetstream.scheduling import Notifier, TurnQueue, Worker, short_switch_interval, whole
 from jetstream.steps import Steps
 
 
@@ -135,3 +135,45 @@ async def test_a_worker_without_jobs_does_nothing_once_its_pause_is_over() -> No
         for _ in range(20):
             await asyncio.sleep(0)
     assert not scheduled.called
+
+
+@pytest.mark.parametrize("ends_by_itself", [True, False])
+async def test_what_is_whole_is_waited_for_unless_it_takes_too_long(ends_by_itself: bool) -> None:
+    working: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    ended = asyncio.Event()
+
+    def end() -> None:
+        ended.set()
+        working.set_exception(OSError("the connection was closed"))
+
+    waiting = asyncio.create_task(whole(working, end, 60.0 if ends_by_itself else 0.01))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    if ends_by_itself:
+        working.set_result(1)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended.is_set() != ends_by_itself
+
+
+async def test_what_nothing_can_end_is_waited_for() -> None:
+    working: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(whole(working, patience_s=0.0))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    working.set_exception(OSError("nobody waits for it"))
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_what_is_not_cancelled_is_awaited_as_it_is() -> None:
+    working: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(whole(working))
+    await asyncio.sleep(0)
+    working.set_result(7)
+    assert await waiting == 7

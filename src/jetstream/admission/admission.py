@@ -29,8 +29,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+from jetstream.admission.accounts import Difference
 from jetstream.admission.input_queue import InputQueue, Run
 from jetstream.admission.judge import Judge
+from jetstream.admission.message import Message
 from jetstream.admission.output import Output
 from jetstream.admission.parts import Parts
 from jetstream.admission.rules import Rules
@@ -198,11 +200,14 @@ class Admission:
             self._must_look = False
             self._parts.accounts.update(self._parts.connected(), self._clock())
         judge.take_due(self._limits.due_per_turn)
+        await self._judge_in_hand(turn)
         await turn.pause()
         while judge.has_ready and len(judge.output.events) < self._limits.run_ops_max:
-            for _ in judge.take_ready():
-                await turn.pause()
-        judge.tell_accounts(self._limits.accounts_per_turn)
+            judge.take_ready()
+            await self._judge_in_hand(turn)
+        differences = judge.changed_accounts(self._limits.accounts_per_turn)
+        await self._load(differences)
+        judge.tell_accounts(differences)
         if not self._parts.accounts.is_settled:
             self._wake.set()  # to look at the others, after a turn of everybody else
             await asyncio.sleep(0)
@@ -211,11 +216,21 @@ class Admission:
             await self._judge_run(run, turn)
         return run
 
+    async def _judge_in_hand(self, turn: Turn) -> None:
+        """Judge messages that have waited."""
+        await self._load(self._judge.in_hand)
+        for _ in self._judge.judge_in_hand():
+            await turn.pause()
+
+    async def _load(self, judged_next: Sequence[Message | Difference]) -> None:
+        """Have the states at hand of what is judged next, if the log does not always have them."""
+        if judged_next and self._parts.ahead is not None:
+            await self._parts.ahead.load_repos({compact_did(each.did) for each in judged_next})
+
     async def _judge_run(self, run: Run, turn: Turn) -> None:
         """Judge the messages of a run that is examined."""
         judge = self._judge
-        if self._parts.load_repos is not None:
-            await self._parts.load_repos({compact_did(message.did) for message in run.messages})
+        await self._load(run.messages)
         for message in run.messages:
             judge.take(message)
             if turn.is_over:

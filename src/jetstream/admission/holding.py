@@ -151,7 +151,8 @@ class Holding:
         if state is not None or evidence is None:
             return False
         # Of a #sync, the commit of its own rev should have come.
-        return self._beginning.is_after(evidence.rev if evidence.before is Before.SYNC else evidence.since)
+        before = evidence.rev if evidence.before is Before.SYNC else evidence.since
+        return self._beginning.is_after(before, evidence.rev)
 
 
 def _is_unproven(message: Message) -> bool:

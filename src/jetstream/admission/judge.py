@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Container, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from jetstream.admission.accounts import Difference
 from jetstream.admission.beginning import Beginning
 from jetstream.admission.examiners.examination import Finding
 from jetstream.admission.holding import Holding
@@ -52,13 +53,14 @@ class Judge:
     ) -> None:
         bounds = limits.admission
         self._rules = rules
-        self._beginning = Beginning()
+        self._beginning = Beginning(int(bounds.hold_s * 1e6))
         self._accounts = parts.accounts
         # Accounts that are deleted, while sources are behind.
         self._deletions = parts.deletions
         self._clock = clock
         # The newest state of each repository.
-        self.states = States(parts.log.repo, bounds.states_kept)
+        at_hand = None if parts.ahead is None else parts.ahead.has_repo
+        self.states = States(parts.log.repo, bounds.states_kept, at_hand)
         # Which numbers of the sources are not stored.
         self.marks = Marks()
         # Which accounts a source may speak for.
@@ -73,8 +75,9 @@ class Judge:
         )
         # Messages that lack something, and those behind them.
         self._suspended = Suspended(waiting, wake.set)
-        # Those that waited and are being judged. Set and cleared by `take_ready`.
-        self._in_hand: list[Message] = []
+        # Those that waited and are to be judged, or are being judged. Set by `take_due` and `take_ready`,
+        # cleared by `judge_in_hand`.
+        self.in_hand: list[Message] = []
         # Messages that are held until another source brings those before them, or a proof.
         self._held = Holding(parts.accounts.sources, self.hosting.speakers, self._beginning, bounds, clock)
         # Those of other kinds.
@@ -110,32 +113,39 @@ class Judge:
 
     @property
     def has_ready(self) -> bool:
-        """Whether `take_ready` has something to do."""
+        """Whether there is something for `take_ready`."""
         return self._suspended.has_ready
 
-    def take_ready(self) -> Iterator[None]:
-        """Judge the messages of one repository whose first one is ready, one in each step.
+    def take_ready(self) -> None:
+        """Take in hand the messages of one repository whose first one is ready."""
+        self.in_hand = self._suspended.take_ready()
+
+    def judge_in_hand(self) -> Iterator[None]:
+        """Judge what was taken in hand, one message in each step.
 
         There may be a thousand, each with a signature to check.
         """
-        self._in_hand = self._suspended.take_ready()
-        for message in self._in_hand:
+        for message in self.in_hand:
             self.take(message)  # the first that must wait again has the others wait behind it
             yield
-        self._in_hand = []
+        self.in_hand = []
 
     def knows(self, envelope: Envelope) -> bool | None:
         """Return whether a commit or #sync was judged before; None: the state alone cannot tell."""
         return None if did_of(envelope) in self._deletions else self.states.knows(envelope)
 
     def take_due(self, most: int) -> None:
-        """Judge what has waited for long enough, about `most` messages of either kind."""
+        """Take in hand what was held long enough, and let what lacks something be ready, `most` of each."""
         self._suspended.end_due(self._clock(), most)
-        self._take_all(self._held.take_due(most))
+        self.in_hand = self._held.take_due(most)
 
-    def tell_accounts(self, accounts_max: int) -> None:
-        """Pass on what readers must be told of accounts because another source decides."""
-        self._unsigned.tell_accounts(accounts_max, self.output, self._now_us)
+    def changed_accounts(self, accounts_max: int) -> list[Difference]:
+        """Return what readers must be told since another source decides of accounts: for `tell_accounts`."""
+        return self._accounts.differences(accounts_max, self._now_us)
+
+    def tell_accounts(self, differences: Sequence[Difference]) -> None:
+        """Pass on what readers must be told of accounts."""
+        self._unsigned.tell_accounts(differences, self.output, self._now_us)
 
     def waiting_among(self, keys: Collection[Key]) -> set[Key]:
         """Return those of some keys that are of messages that wait, or are judged and not stored."""
@@ -150,7 +160,7 @@ class Judge:
 
     def _waiting_keys(self, did: str, revs: Container[bytes]) -> Iterator[Key]:
         """Yield the keys of what waits of a repository, of its commits those at some revs."""
-        in_hand = (message for message in self._in_hand if message.did == did)
+        in_hand = (message for message in self.in_hand if message.did == did)
         for message in (*in_hand, *self._suspended.messages(did), *self._held.messages(did)):
             if message.envelope.type != "commit" or message.rev.encode() in revs:
                 yield from possible_keys(message.envelope)

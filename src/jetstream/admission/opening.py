@@ -74,7 +74,7 @@ async def opened(
             server.metrics.admission(VERDICTS, REFUSALS),
             server.conditions,
             server.now_us,
-            server.log.load_repos if isinstance(server.log, LoadsAhead) else None,
+            server.log if isinstance(server.log, LoadsAhead) else None,
         )
         yield Admission(rules, parts, limits)
 

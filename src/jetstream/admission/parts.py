@@ -12,7 +12,7 @@ from jetstream.admission.examiners.examination import Finding, Task
 from jetstream.admission.identities import Identities
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.conditions import Conditions
-from jetstream.eventlog import Changes, Cursors
+from jetstream.eventlog import Changes, Cursors, LoadsAhead
 from jetstream.identity.answers import Answer, Candidates
 from jetstream.metrics import AdmissionMetrics
 from jetstream.model.event import Event, Key
@@ -96,5 +96,5 @@ class Parts:
     metrics: AdmissionMetrics
     conditions: Conditions
     now_us: Callable[[], int]
-    # Loads the states of repositories before `log.repo` is asked for them; None: that needs no loading.
-    load_repos: Callable[[Collection[bytes]], Awaitable[None]] | None = None
+    # Has states of repositories at hand before `log.repo` is asked for them; None: it always can be.
+    ahead: LoadsAhead | None = None

@@ -22,16 +22,29 @@ _ANY_REV: Final = "~"
 class States:
     """The state of every repository. `find` returns the packed state that the log has of a compact DID.
 
+    `is_at_hand` tells whether it can be asked for that of one; without it, it always can.
     `kept_max` is how many states are kept in memory, since that of a message is needed three times, and once
     for each copy of it.
     """
 
-    def __init__(self, find: Callable[[bytes], bytes | None], kept_max: int) -> None:
+    def __init__(
+        self,
+        find: Callable[[bytes], bytes | None],
+        kept_max: int,
+        is_at_hand: Callable[[bytes], bool] | None = None,
+    ) -> None:
         self._find = find
+        self._is_at_hand = is_at_hand
         # What is judged and not stored, by DID; None: the state is forgotten.
         self._judged: dict[str, State | None] = {}
         # What was used last, stored or not. No other part changes the states that the log has.
         self._kept: Generations[str, State] = Generations(kept_max)
+
+    def has(self, did: str) -> bool:
+        """Tell whether `get` can be asked for the state of a repository."""
+        if self._is_at_hand is None or did in self._kept or did in self._judged:
+            return True
+        return self._is_at_hand(compact_did(did))
 
     def get(self, did: str) -> State | None:
         """Return the state of a repository; None if nothing of it was passed on."""
@@ -56,8 +69,12 @@ class States:
             self._kept.put(did, state)
 
     def knows(self, envelope: Envelope) -> bool | None:
-        """Return whether a commit or #sync without a `drop` was judged before; None: there is no state."""
-        state = self.get(did_of(envelope))
+        """Return whether a commit or #sync without a `drop` was judged before.
+
+        None: there is no state, or it is not at hand.
+        """
+        did = did_of(envelope)
+        state = self.get(did) if self.has(did) else None
         if state is None:
             return None
         fields, is_sync = envelope.fields, envelope.type == "sync"

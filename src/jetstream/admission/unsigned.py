@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jetstream.admission.accounts import Difference
 from jetstream.admission.hosting import Hosting
 from jetstream.admission.message import Message, is_deletion
 from jetstream.admission.output import Output
@@ -41,9 +42,9 @@ class Unsigned:
         else:
             self._pass_account(message.source, message.did, event, drops, output, now_us)
 
-    def tell_accounts(self, accounts_max: int, output: Output, now_us: int) -> None:
+    def tell_accounts(self, differences: Sequence[Difference], output: Output, now_us: int) -> None:
         """Pass on what readers must be told of accounts because another source decides."""
-        for source, did, body in self._accounts.differences(accounts_max, now_us):
+        for source, did, body in differences:
             event = Event(ACCOUNT, did.encode(), b"", b"", b"", b"", body)
             self._pass_account(source, did, event, (), output, now_us)
 

@@ -29,7 +29,7 @@ from jetstream.cluster.postgres import Postgres, check_access, find_binaries
 from jetstream.cluster.process import MemberFailed, Process
 from jetstream.errors import LogError, LogUnreachable
 from jetstream.eventlog.postgresql.connection import connect, drop, translated
-from jetstream.eventlog.postgresql.pool import whole
+from jetstream.scheduling import whole
 
 ASK_S: Final = 5.0  # for the database to answer
 READY_S: Final = 60.0  # for a process to start and be ready
@@ -336,4 +336,4 @@ def _log_of(process: Process) -> str:
 
 async def _in_thread(call: Callable[..., None], *given: object) -> None:
     """Run a call in a thread. A cancellation waits for its end: nothing can end it before."""
-    await whole(asyncio.ensure_future(asyncio.to_thread(call, *given)), lambda: None)
+    await whole(asyncio.ensure_future(asyncio.to_thread(call, *given)))

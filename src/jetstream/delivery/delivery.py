@@ -33,7 +33,6 @@ from bisect import bisect_left
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from jetstream.clock import unix_us
 from jetstream.delivery.catch_up import CatchUp
 from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.heartbeat import Heartbeat
@@ -77,8 +76,7 @@ class Delivery:
 
     `slow_timeout_s` is how long a socket may take nothing although something waits for it. `buffer_total` is
     how many bytes may wait for all subscribers together before those with the most are put behind. `clock`
-    gives monotonic seconds, `now_us` unix microseconds, as events are stamped with; `sleep` is what
-    the publisher and readers of the past pause with.
+    gives monotonic seconds, `sleep` is what the publisher and readers of the past pause with.
     """
 
     def __init__(
@@ -90,7 +88,6 @@ class Delivery:
         slow_timeout_s: float = 60.0,
         buffer_total: int = 512 << 20,
         clock: Callable[[], float] = time.monotonic,
-        now_us: Callable[[], int] = unix_us,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._log = log
@@ -99,7 +96,6 @@ class Delivery:
         self._slow_timeout_s = slow_timeout_s
         self._buffer_total = buffer_total
         self._clock = clock
-        self._now_us = now_us
         # What `readers` returned last, and when that was.
         self._readers: tuple[float, ReaderStatus] = (float("-inf"), ReaderStatus())
         # Every subscriber from `subscribe` to `remove`, with its lane.
@@ -309,12 +305,12 @@ class Delivery:
             subscriber.send_heartbeat(lane.position_of(subscriber))
 
     def _end_in_time(self, subscriber: Subscriber, bounds: Bounds, lane: Lane) -> None:
-        """Have a subscriber closed whose `until` has passed, if all that is stored has been judged.
+        """Have a subscriber closed that has no event before `until` to come, once all there are were judged.
 
-        Its feeder closes it, as at any other end. What was stamped before `until` has some time to be stored.
+        Its feeder closes it, as at any other end.
         """
         judged_all = bounds.until > subscriber.position >= lane.position > self._log.newest
-        if judged_all and self._log.is_current and self._now_us() >= bounds.until + self._limits.storing_us:
+        if judged_all and self._log.watermark >= bounds.until:
             bounds.until = subscriber.position
             self._catch_up.moved.notify()
 

@@ -8,7 +8,7 @@ that stores them (`eventlog.sqlite`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from jetstream.eventlog.backpressure import Followers
@@ -134,8 +134,11 @@ class LogReader(Log, Protocol):
         """
 
     @property
-    def is_current(self) -> bool:
-        """Whether `newest` is of now, or of the last half second."""
+    def watermark(self) -> int:
+        """The position below which nothing more comes, by what the writer has told; 0: not known.
+
+        All events below it are at or below `tip`: they can be read.
+        """
 
     async def look(self) -> None:
         """Learn the newest position, where another process writes. Raises LogError."""
@@ -159,6 +162,9 @@ class LogWriter(Log, Protocol):
 
     # Statuses of account events that erase the account's records. They may be changed between two appends.
     erases: frozenset[str]
+    # Tells the lowest position that the next append may have, which never falls. What stamps events sets it;
+    # until then, it is the one above the tip.
+    next_position: Callable[[], int]
 
     @property
     def cursors(self) -> Cursors:
@@ -201,10 +207,19 @@ class LogWriter(Log, Protocol):
 
 @runtime_checkable
 class LoadsAhead(Protocol):
-    """A writer whose `repo` waits for a database, unless the state was loaded before."""
+    """A writer whose states of repositories are in a database, for which `repo` does not wait.
+
+    It has those that have changed lately, or were loaded before. Of any other it raises LogError.
+    """
+
+    def has_repo(self, did: bytes) -> bool:
+        """Tell whether `repo` has the state of a repository at hand, by its compact DID."""
 
     async def load_repos(self, dids: Collection[bytes]) -> None:
-        """Load the states of repositories by their compact DIDs, all at once. Raises LogError."""
+        """Have the states of some repositories at hand, at least until the next call. Raises LogError.
+
+        Those that are not are loaded all at once.
+        """
 
 
 class ReadWriteLog(LogReader, LogWriter, Protocol):

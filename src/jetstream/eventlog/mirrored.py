@@ -20,11 +20,10 @@ from jetstream.eventlog.backpressure import Followers
 from jetstream.model.batch import Batch
 from jetstream.model.filter import Filter
 from jetstream.status import LogStatistics
+from jetstream.upstreams import AHEAD_MAX_US
 
 # By how much the upstream's clock may be ahead of ours and of its newest event here.
 SLACK_US: Final = 1_000_000
-# An answer that is further ahead of the clock is none.
-_BELIEVED_US: Final = 86_400_000_000
 
 
 class MirroredLog:
@@ -58,9 +57,9 @@ class MirroredLog:
         return max(self._log.cursor_max, self._newest + 1)
 
     @property
-    def is_current(self) -> bool:
-        """False: how far the stream is, only the next event tells."""
-        return False
+    def watermark(self) -> int:
+        """The position below which nothing more comes: of a mirror, only its newest event tells."""
+        return self._log.watermark
 
     async def look(self) -> None:
         """Learn how far the log and the stream are. Raises LogError."""
@@ -77,7 +76,7 @@ class MirroredLog:
         now_us = self._now_us()
         if newest is None:
             newest = max(now_us, self._log.newest) + SLACK_US
-        if newest <= now_us + _BELIEVED_US:
+        if newest <= now_us + AHEAD_MAX_US:
             self._newest = max(self._newest, newest)
 
     # All else is as the log has it

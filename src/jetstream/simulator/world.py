@@ -273,7 +273,7 @@ class World:
             filled[write.path] = write.block
         account.paths = list(filled)
         self._records += len(filled)
-        account.repo.fill(filled.items(), account.tid(now_us))
+        account.repo.fill(filled.items(), account.tid(now_us - age_us))  # that of its newest record
 
     def _new_key(self) -> SigningKey:
         secret = self._rng.randbytes(32)

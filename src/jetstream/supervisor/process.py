@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -29,13 +27,9 @@ from jetstream.runtime import how_ended
 from jetstream.supervisor.channel import Channel, ChannelError, Message
 from jetstream.supervisor.failures import ProcessFailed, failure_of
 from jetstream.supervisor.lines import Lines, to_standard_error
+from jetstream.supervisor.starting import COMMAND, Child, start, wait
 
-# `-P` keeps Python from importing what lies in the working directory.
-COMMAND: Final = ("-P", "-m", "jetstream.supervisor.child_main")
-
-# Seconds for what a process does after it has closed its channel, and for what it has written to be read.
-_EXIT_S: Final = 2.0
-_LAST_LINES_S: Final = 0.5
+_LAST_LINES_S: Final = 0.5  # for what a process has written to be read
 
 Role = Literal["ingest", "edge"]
 
@@ -103,7 +97,7 @@ class Process:
         self._clock = clock
         self._lines = Lines(write, limits.line_bytes_max)
         # The present process, or the last one.
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         # When processes have ended, within `ends_s`.
         self._ended_at: deque[float] = deque(maxlen=limits.ends_max)
         # Set once no other process takes the place of the present one; whether that was told to stop.
@@ -118,7 +112,7 @@ class Process:
     @property
     def pid(self) -> int | None:
         """The ID of the present process, or of the last one."""
-        return None if self._process is None else self._process.pid
+        return None if self._child is None else self._child.process.pid
 
     async def run(self) -> None:
         """Start the process, and others after it, until `retire`. Raises JetstreamError if that is no use."""
@@ -151,8 +145,8 @@ class Process:
 
     def kill(self) -> None:
         """Kill the process; without `stop` or `retire`, another one is started."""
-        if self._process is not None:
-            self._process.kill()
+        if self._child is not None:
+            self._child.process.kill()
 
     def tell(self, message: Message) -> None:
         """Send a message to the process, if there is one."""
@@ -193,7 +187,7 @@ class Process:
 
     def _note_early_end(self) -> None:
         """Log that the process has ended before it was told to, unless it got a signal to stop as well."""
-        if self._process is not None and self._process.returncode:
+        if self._child is not None and self._child.process.returncode:
             event = "a process has ended before the server has stopped"
             logger.error(event, ended=str(self.place), problem=self._problem())
 
@@ -203,8 +197,8 @@ class Process:
             return f"it was silent for {self._limits.hang_s:g} s, and was killed"
         if self._failure is not None:
             return str(self._failure)
-        assert self._process is not None
-        ended = how_ended(self._process.returncode)
+        assert self._child is not None
+        ended = how_ended(self._child.process.returncode)
         last = self._lines.last_raw
         return f"{ended}, and wrote: {last}" if last else ended
 
@@ -213,50 +207,26 @@ class Process:
         self._silent_looks, self._hung, self._failure = 0, False, None
         self._lines.last_raw = ""
         try:
-            process, control, passing = self._open()
+            child = start(str(self.place), self._command)
         except OSError as error:  # too many processes, or files
             self._failure = ProcessFailed(f"{self.place} cannot be started: {error}")
             return
-        self._process = process
-        reading = asyncio.create_task(self._lines.read(process))
+        self._child = child
+        reading = asyncio.create_task(self._lines.read(child.process))
         try:
-            await self._converse(control, passing)
+            await self._converse(child.control, child.passing)
         except OSError as error:  # the system has no room for the channel
             self._failure = ProcessFailed(f"{self.place} cannot be started: {error}")
-            process.kill()
+            child.process.kill()
         except BaseException:
-            process.kill()
+            child.process.kill()
             raise
         finally:
-            await asyncio.to_thread(_wait, process)
+            await asyncio.to_thread(wait, child.process)
             self._owner.ended(self)
         # Another program may have its standard error, too.
         await asyncio.wait([reading], timeout=_LAST_LINES_S)
         reading.cancel()
-
-    def _open(self) -> tuple[subprocess.Popen[bytes], socket.socket, socket.socket]:
-        """Start a process; return it, and the sockets for messages and for connections. Raises OSError.
-
-        It is executed, and not a copy of this process: it has none of its files. In a session of its own, it
-        does not get the signals of a terminal, which are for the supervisor.
-        """
-        control, its_control = socket.socketpair()
-        passing, its_passing = socket.socketpair()
-        with its_control, its_passing:
-            try:
-                process = subprocess.Popen(  # noqa: S603 - our own command
-                    [sys.executable, *self._command, str(self.place), str(its_passing.fileno())],
-                    stdin=its_control.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    pass_fds=[its_passing.fileno()],
-                    start_new_session=True,
-                )
-            except OSError:
-                control.close()
-                passing.close()
-                raise
-        return process, control, passing
 
     async def _converse(self, control: socket.socket, passing: socket.socket) -> None:
         """Exchange messages with the process until it ends. Raises OSError if there can be no channel."""
@@ -313,12 +283,3 @@ class _Peer:
 
     def lost(self) -> None:
         pass
-
-
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the end of a process, which has closed its channel. Kill it if it goes on."""
-    try:
-        process.wait(_EXIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -27,9 +27,10 @@ from jetstream.runtime import first_error, raise_file_limit, reload_on_hangup, s
 from jetstream.settings import Settings
 from jetstream.supervisor.acceptor import Acceptor
 from jetstream.supervisor.channel import Message
-from jetstream.supervisor.process import COMMAND, Place, Process
+from jetstream.supervisor.process import Place, Process
 from jetstream.supervisor.setup import Setup
 from jetstream.supervisor.shared_limits import SharedLimits, packed, unpacked
+from jetstream.supervisor.starting import COMMAND
 from jetstream.supervisor.view import Unanswered, View
 from jetstream.web.listener import Listener
 from jetstream.web.listening import listen, urls
@@ -272,8 +273,11 @@ class Supervisor:
             return Message("", {"status": 503, "type": "text/plain; charset=utf-8"}, f"{error}\n".encode())
 
     def ended(self, process: Process) -> None:
-        """Give what a process had to others."""
-        self.view.end(process)
+        """Give what a process had to others. An error in its figures must not keep others from the rest."""
+        try:
+            self.view.end(process)
+        except Exception:  # noqa: BLE001 - it is counted and logged
+            self.view.note_failure("supervisor: the counters of a process that has ended are lost")
         if process.place.number:
             self._shared.end(process.place.number)
             self.acceptor.end(process.place.number)

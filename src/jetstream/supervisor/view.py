@@ -127,10 +127,10 @@ class View:
         name, is_ingest = str(process.place), process is self._ingest
         snapshot = self._snapshots.get(name)
         if snapshot is not None and name not in self._ended:
-            self._kept.add(snapshot["families"], is_ingest=is_ingest)
             self._ended.add(name)
             if not is_ingest:
                 del self._snapshots[name]
+            self._kept.add(snapshot["families"], is_ingest=is_ingest)
 
     def _families(self) -> dict[str, Family]:
         """Return the families of all processes together."""

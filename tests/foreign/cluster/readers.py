@@ -245,12 +245,9 @@ async def stay(field: Field, reader: Reader, edge: Edge) -> None:
 async def replay(field: Field, edge: Edge) -> None:
     """Read all that an edge has, again and again."""
     while True:
-        # An edge may take a reader's end for past that is older than a second by its own clock, although the
-        # writer's is behind: so the end is where others were some time ago.
-        stop = field.stream.newest + 1
         await asyncio.sleep(_AGAIN_S)
         if edge.is_up:
-            await replay_once(field, edge, stop)
+            await replay_once(field, edge, field.stream.newest + 1)
 
 
 async def replay_once(field: Field, edge: Edge, stop: int) -> bool:

@@ -37,7 +37,6 @@ class Leading:
         await self.upkeep._transactions.cut()
         await self.term._appender.disconnect()
         await self.term.log.close()
-        self.term.repos.close()
 
 
 class PostgresEngine:

@@ -65,6 +65,7 @@ async def test_a_copy_is_the_same_log(tmp_path: Path, engine: PostgresEngine, ba
     log = await engine.open(limits=LIMITS)
     found = await read_all(log, log.floor), log.floor, log.cursors, log.accounts(), await log.gaps(0, 1_000)
     assert found == expected
+    await log.load_repos(DIDS)
     assert {did: log.repo(did) for did in DIDS} == states
     assert log.statistics().events == len(expected[0])
     first = log.tip + 1

@@ -14,6 +14,7 @@ from tests.logs.contract import ALL_OF_LEAVER, LEAVER, SECRET, account_deleted
 from tests.unit.eventlog.events import make_event
 from tests.unit.eventlog.reading import times_from
 
+from jetstream.conditions import Conditions
 from jetstream.eventlog import Changes, Cursors
 from jetstream.eventlog.postgresql.follower import PLAN_ONCE
 from jetstream.eventlog.postgresql.following import POLL
@@ -279,6 +280,31 @@ async def test_an_edge_knows_the_newest_position_of_the_log_before_it_has_read_i
     await leader.close()
 
 
+async def test_an_edge_knows_below_which_position_nothing_more_comes_once_it_has_read_what_there_is(
+    engine: PostgresEngine, batch_of: BatchOf, cursor: Cursors
+) -> None:
+    leader, now = await engine.open(limits=BY_HAND), 0.0
+    leader.term.notifies = False
+    never = Options(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S, monotonic=lambda: now)
+    edge = await PostgresLog.open(engine.address, never)
+    position = 0
+    leader.term.next_position = lambda: position
+    for position in 1_000, 1_501, 1_501:
+        await leader.upkeep._transactions.beat()
+        now += 10.0  # the heartbeat is looked at again
+        await edge.looked_again()
+        assert edge.watermark == position - position % 2
+    await append(leader, batch_of, cursor, range(2_000, 2_350))
+    leader.term.next_position = lambda: 3_000
+    await leader.upkeep._transactions.beat()
+    now += 10.0
+    while edge.tip < 2_349:
+        await edge.looked_again()
+        assert edge.watermark == (3_000 if edge.tip == 2_349 else 0)
+    await edge.close()
+    await leader.close()
+
+
 async def test_an_edge_takes_three_connections_at_most(
     engine: PostgresEngine, batch_of: BatchOf, cursor: Cursors
 ) -> None:
@@ -361,6 +387,34 @@ async def test_a_reader_whose_query_was_cancelled_reads_on(
     assert await reading == list(range(1, 351))
     await edge.close()
     await leader.close()
+
+
+async def test_an_outage_of_the_database_does_not_make_the_writer_gone(
+    own_server: Callable[..., Server],
+) -> None:
+    """The edge is back first."""
+    server, conditions, now = own_server(), Conditions(), 100.0
+    leader = await PostgresEngine(server.address).open(limits=BY_HAND)
+    options = Options(BY_HAND, poll_s=0.01, conditions=conditions, monotonic=lambda: now)
+    edge = await PostgresLog.open(server.address, options)
+    while not edge.status(0).writer_alive:
+        now += 1.0  # the heartbeat is looked at again
+        await asyncio.sleep(0.05)
+    await leader.abandon()
+    await asyncio.to_thread(server.kill)
+    while "log_unreadable" not in conditions.names:
+        await asyncio.sleep(0.01)
+    now += 60.0
+    await asyncio.to_thread(server.start)
+    while "log_unreadable" in conditions.names:
+        await asyncio.sleep(0.01)
+    assert edge.status(0).writer_alive
+    assert "writer_gone" not in conditions.names
+    now += 6.0
+    while "writer_gone" not in conditions.names:
+        await asyncio.sleep(0.01)
+    assert not edge.status(0).writer_alive
+    await edge.close()
 
 
 class LatePool:

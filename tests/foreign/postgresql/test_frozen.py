@@ -5,22 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
+from tests.builders import frame
 from tests.foreign.postgresql.engine import PostgresEngine
 from tests.foreign.postgresql.server import Server
+from tests.relay import Relay
+from tests.serving import LOOPBACK, get, reconnecting_at_once, running, until
+from tests.signed import Account, fields_of
 from tests.unit.eventlog.reading import times_from
 
+from jetstream.app import Service
 from jetstream.errors import LogUnreachable
 from jetstream.eventlog import Changes, Cursors
 from jetstream.eventlog.postgresql.connection import connect
 from jetstream.eventlog.postgresql.leading import Candidate, lead
-from jetstream.eventlog.postgresql.pool import Pool, whole
+from jetstream.eventlog.postgresql.pool import Pool
 from jetstream.eventlog.postgresql.store import Options, PostgresLog
-from jetstream.limits import LogLimits
+from jetstream.limits import Limits, LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING
+from jetstream.settings import Settings
+from jetstream.settings.values import LogUrl
+from jetstream.upstreams import Upstream
 
 BatchOf = Callable[[range], Batch]
 BY_HAND = LogLimits(segment_events=100, hot_tail_events=50, upkeep_interval_s=3600.0)
@@ -164,28 +174,6 @@ async def test_a_connection_that_is_not_waited_for_is_not_used_again(frozen: Ser
     await pool.close()
 
 
-async def test_work_that_is_cancelled_is_whole_unless_it_takes_too_long() -> None:
-    loop = asyncio.get_running_loop()
-    for ends_by_itself in (True, False):
-        working: asyncio.Future[int] = loop.create_future()
-        cut = asyncio.Event()
-
-        def end(working: asyncio.Future[int] = working, cut: asyncio.Event = cut) -> None:
-            cut.set()
-            working.set_exception(OSError("the connection was closed"))
-
-        waiting = asyncio.create_task(whole(working, end, 60.0 if ends_by_itself else 0.05))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        if ends_by_itself:
-            working.set_result(1)
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        assert cut.is_set() != ends_by_itself
-
-
 async def test_a_host_that_is_frozen_does_not_keep_the_next_one_from_being_used(
     frozen: Server, server: Server
 ) -> None:
@@ -196,3 +184,43 @@ async def test_a_host_that_is_frozen_does_not_keep_the_next_one_from_being_used(
     await connection.close()
     with pytest.raises(TimeoutError):
         await connect(frozen.address, connect_s=0.3)
+
+
+async def test_a_leader_answers_requests_while_its_database_is_frozen(
+    frozen: Server, relay: Relay, tmp_path: Path
+) -> None:
+    """It has several upstreams, so each message is compared with a state that is in the database."""
+    account = Account()
+    frames = [
+        (seq, frame("#commit", {"seq": seq, **fields_of(account.create(str(seq)))})) for seq in range(1, 9)
+    ]
+    async with Relay() as other:
+        settings: dict[str, Any] = {
+            "role": "ingest",
+            "log": LogUrl(address=frozen.address),
+            "upstream": (Upstream("a", relay.url), Upstream("b", other.url)),
+            "data_dir": tmp_path,
+            "listen": LOOPBACK,
+        }
+        service = Service(Settings(**settings), reconnecting_at_once(Limits()))
+        async with running(service):
+            for each in relay, other:
+                await each.wait_accepted(1)
+            intake, done = service._reading, asyncio.Event()
+            assert intake is not None
+
+            async def ask() -> None:
+                while not done.is_set():
+                    async with asyncio.timeout(3.0):
+                        await get(service.port, "/health")
+
+            frozen.freeze()
+            try:
+                asking = asyncio.create_task(ask())
+                relay.publish(frames)
+                await until(lambda: any(source._frames for source in intake.sources))
+                done.set()
+                await asking
+            finally:
+                frozen.thaw()
+            await until(lambda: service.reader.statistics().events == 8)

@@ -7,15 +7,16 @@ from collections.abc import Callable
 
 import pytest
 from tests.foreign.postgresql.engine import PostgresEngine, new_engine
+from tests.foreign.postgresql.proxy import proxied
 from tests.foreign.postgresql.server import Server
 from tests.unit.eventlog.reading import times_from
 
 from jetstream.clock import unix_us
-from jetstream.errors import LogError, LogFormat
+from jetstream.errors import Fenced, LogError, LogFormat
 from jetstream.eventlog import Changes, Cursors, SourceCursor
 from jetstream.eventlog.postgresql.leading import Candidate, lead
 from jetstream.eventlog.postgresql.store import Options, PostgresLog
-from jetstream.eventlog.postgresql.term import Term
+from jetstream.eventlog.postgresql.term import AHEAD_US, Term
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 
@@ -36,9 +37,11 @@ async def test_a_standby_waits_for_a_leader_that_lives_and_replaces_one_that_doe
     leader = await engine.open(limits=BY_HAND)
     await leader.append(batch_of(range(1, 5)), Changes(cursor))
     log, leading = await standby(engine)
-    beats = "SELECT beat FROM leader"
-    ((first,),) = await engine.execute(beats)
-    while (await engine.execute(beats))[0][0] < first + 4:  # two seconds
+    beats: list[int] = []
+    while len(beats) < 5:  # two seconds
+        ((beat,),) = await engine.execute("SELECT beat FROM leader")
+        if beats[-1:] != [beat]:
+            beats.append(beat)
         await asyncio.sleep(0.05)
     assert not leading.done()
     await leader.abandon()
@@ -144,6 +147,52 @@ async def test_after_a_promotion_positions_continue_above_the_reserved_ones(
         replica.kill()
 
 
+@pytest.mark.parametrize("told", [40_000_000, 40_000_001])
+async def test_the_next_term_gives_out_no_position_below_the_watermark(
+    engine: PostgresEngine, batch_of: BatchOf, cursor: Cursors, told: int
+) -> None:
+    """The clock of its process may be behind that of the one before."""
+    leader = await engine.open(limits=BY_HAND)
+    await leader.append(batch_of(range(1, 5)), Changes(cursor))
+    leader.term.next_position = lambda: told
+    await leader.upkeep._transactions.beat()
+    await leader.maintain()
+    await leader.abandon()
+    ((reserved_us,),) = await engine.execute("SELECT reserved_us FROM leader")
+    assert reserved_us == told + AHEAD_US  # for a promotion, after which the heartbeat may be lost
+    again = await engine.open(limits=BY_HAND)
+    assert (again.tip, again.next_position()) == (39_999_999, 40_000_000)
+    await again.append(batch_of(range(40_000_000, 40_000_002)), Changes(cursor))
+    assert await times_from(again) == [1, 2, 3, 4, 40_000_000, 40_000_001]
+    await again.close()
+
+
+async def test_a_term_that_is_over_tells_nothing_more(engine: PostgresEngine) -> None:
+    old = await engine.open(limits=BY_HAND)
+    new = await engine.open(limits=BY_HAND)
+    old.term.next_position = lambda: 10_000
+    await old.upkeep._transactions.beat()
+    with pytest.raises(Fenced):
+        old.term.raise_failure()
+    assert (await engine.execute("SELECT beat < 10 FROM leader"))[0][0]
+    await new.close()
+    await old.close()
+
+
+async def test_leaders_that_count_their_heartbeats_are_followed_and_replaced(
+    engine: PostgresEngine, batch_of: BatchOf, cursor: Cursors
+) -> None:
+    """As those of an earlier version do."""
+    await (await engine.open(limits=BY_HAND)).abandon()
+    await engine.execute("UPDATE leader SET beat = 4711")
+    log, leading = await standby(engine)
+    assert log.watermark == 4_710
+    term = await leading
+    await term.append(batch_of(range(5_000, 5_003)), Changes(cursor))
+    assert term.tip == 5_002
+    await term.close()
+
+
 async def test_with_a_synchronous_standby_a_promotion_loses_nothing(
     own_server: Callable[..., Server], batch_of: BatchOf, cursor: Cursors
 ) -> None:
@@ -200,7 +249,7 @@ async def test_an_append_whose_wait_was_ended_is_confirmed(
         waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE $1"
         while not await engine.execute(f"SELECT pg_cancel_backend(pid) {waiting}", "%INSERT INTO tail%"):
             await asyncio.sleep(0.02)
-        while not await engine.execute(f"SELECT 1 {waiting}", "UPDATE leader SET beat = beat + 1"):
+        while not await engine.execute(f"SELECT 1 {waiting}", "UPDATE leader SET beat = beat"):
             await asyncio.sleep(0.02)
         assert not appending.done()
         replica.thaw()
@@ -253,3 +302,79 @@ async def test_a_reader_of_a_term_that_was_replaced_waits_for_the_next_one(
     assert await times_from(old) == [1, 2, 3, 4]
     await old.close()
     await new.close()
+
+
+# Outages
+
+
+class Clocks:
+    """Of a standby: the monotonic one stands still, and the other one is asked twice at each look."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self._asked = 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def clock(self) -> int:
+        self._asked += 1
+        return unix_us()
+
+    async def looks(self, leading: asyncio.Task[Term], count: int = 3) -> None:
+        """Return after some whole looks, or when the process leads."""
+        until = self._asked + 2 * (count + 1)
+        while self._asked < until and not leading.done():
+            await asyncio.sleep(0.01)
+
+    async def pass_until(self, leading: asyncio.Task[Term]) -> Term:
+        """Let time pass until the process leads."""
+        while not leading.done():
+            self.now += 1.0
+            await self.looks(leading, 1)
+        return await leading
+
+
+async def test_an_outage_of_the_database_is_no_silence_of_the_leader(
+    own_server: Callable[..., Server], batch_of: BatchOf, cursor: Cursors
+) -> None:
+    """The standby is back first: the leader has as long for that as it may be silent."""
+    server, clocks = own_server(), Clocks()
+    engine = PostgresEngine(server.address)
+    leader = await engine.open(limits=BY_HAND)
+    await leader.append(batch_of(range(1, 5)), Changes(cursor))
+    await leader.abandon()
+    log, leading = await standby(engine, takeover_s=10.0, clock=clocks.clock, monotonic=clocks.monotonic)
+    await clocks.looks(leading)
+    await asyncio.to_thread(server.kill)
+    clocks.now += 60.0
+    await asyncio.to_thread(server.start)
+    await clocks.looks(leading)
+    assert not leading.done()
+    clocks.now += 9.0
+    await clocks.looks(leading)
+    assert not leading.done()
+    term = await clocks.pass_until(leading)  # it did not come back
+    assert await times_from(log) == [1, 2, 3, 4]
+    await term.close()
+
+
+async def test_time_in_which_the_database_does_not_answer_is_no_silence_of_the_leader(
+    engine: PostgresEngine, server: Server
+) -> None:
+    await (await engine.open(limits=BY_HAND)).abandon()
+    clocks = Clocks()
+    candidate = Candidate(10.0, 0.05, clock=clocks.clock, monotonic=clocks.monotonic)
+    async with proxied(server.port) as proxy:
+        address = engine.address.replace(f":{server.port}/", f":{proxy.port}/")
+        never = Options(limits=BY_HAND, primary=True, poll_s=3600.0, fresh_s=3600.0)
+        log = await PostgresLog.open(address, never)
+        leading = asyncio.create_task(lead(log, candidate))
+        await clocks.looks(leading)
+        proxy.to_client.clear()
+        await proxy.held.wait()  # the answer of a look
+        clocks.now += 60.0
+        proxy.to_client.set()
+        await clocks.looks(leading)
+        assert not leading.done()
+        await (await clocks.pass_until(leading)).close()

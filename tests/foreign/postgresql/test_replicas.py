@@ -100,15 +100,29 @@ async def test_a_replica_that_is_behind_does_not_say_that_nothing_more_comes(
     servers: Replicated, batch_of: BatchOf, cursor: Cursors
 ) -> None:
     leader = await PostgresEngine(servers.primary.address).open(limits=BY_HAND)
-    edge = await PostgresLog.open(servers.replica.address, Options(BY_HAND, poll_s=0.02))
-    while not edge.is_current:
+    now = 0.0
+    options = Options(BY_HAND, poll_s=0.02, monotonic=lambda: now)
+    edge = await PostgresLog.open(servers.replica.address, options)
+
+    async def told(next_position: int) -> int:
+        """Return what the edge knows when the leader has told something."""
+        nonlocal now
+        leader.term.next_position = lambda: next_position
+        await leader.upkeep._transactions.beat()
+        now += 10.0  # the heartbeat is looked at again
+        await edge.looked_again()
+        return edge.watermark
+
+    while await told(1_000) != 1_000:
         await asyncio.sleep(0.02)
     await servers.pause()
-    while edge.is_current:
-        await asyncio.sleep(0.02)
+    await leader.append(batch_of(range(1_000, 1_050)), Changes(cursor))
+    for _ in range(5):
+        assert await told(2_000) <= 1_000
     await servers.resume()
-    while not edge.is_current:
+    while await told(2_000) != 2_000:
         await asyncio.sleep(0.02)
+    assert edge.tip == 1_049
     await edge.close()
     await leader.close()
 

@@ -20,6 +20,7 @@ from jetstream.admission.rules import Rules
 from jetstream.atproto.compact_did import compact_did
 from jetstream.atproto.encoded_key import EncodedKey, parse_multikey
 from jetstream.conditions import Conditions
+from jetstream.errors import LogError
 from jetstream.eventlog import Changes, Cursors, Gap
 from jetstream.identity.answers import Answer, Candidates
 from jetstream.limits import Limits
@@ -89,6 +90,26 @@ class FakeLog:
     def rkeys(self) -> list[str]:
         """The records of all events, and a name for what is none."""
         return [event.rkey.decode() or event.kind.decode() for event in self.events]
+
+
+class FarLog(FakeLog):
+    """A log whose states are in a database: at hand are those that were loaded last, and no others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_hand: set[bytes] = set()
+
+    def has_repo(self, did: bytes) -> bool:
+        return did in self.at_hand
+
+    async def load_repos(self, dids: Collection[bytes]) -> None:
+        await asyncio.sleep(0)
+        self.at_hand = set(dids)
+
+    def repo(self, did: bytes) -> bytes | None:
+        if did not in self.at_hand:
+            raise LogError("far", "was not loaded")
+        return super().repo(did)
 
 
 class FakeKeys:
@@ -218,6 +239,7 @@ class Server:
             self.counted,
             Conditions(),
             lambda: START_US + 1_000_000,
+            self.log if isinstance(self.log, FarLog) else None,
         )
         self.admission = Admission(rules, parts, self.limits, self.clock)
         self.stores = {name: self.admission.join(name) for name in self.upstreams}

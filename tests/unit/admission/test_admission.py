@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from tests.signed import DID, START_US, TIME, Account, fields_of, resigned
-from tests.unit.admission.fakes import OWN, FakeLog, Server, message
+from tests.unit.admission.fakes import OWN, FakeLog, FarLog, Server, message
 
+from jetstream.atproto.compact_did import compact_did
 from jetstream.atproto.encoded_key import parse_multikey
 from jetstream.eventlog import Gap, SourceCursor
 from jetstream.identity.answers import Candidates
@@ -25,6 +27,7 @@ from jetstream.verify.commit import Before, examine_commit
 from jetstream.verify.verdict import Refused
 
 OTHER_DID = "did:plc:" + "b" * 24
+LATER = 10_000_000  # ten seconds after the first commit
 OLD_KEY = K256Key(b"\x09" * 32)
 Numbered = tuple[int, Envelope]
 
@@ -543,6 +546,50 @@ async def test_one_source_fills_the_gaps_of_the_other(merged: Server, account: A
     assert merged.verdicts == {"ok": 7}
 
 
+async def test_what_one_source_has_lost_at_the_very_beginning_is_brought_by_the_other(
+    merged: Server, account: Account
+) -> None:
+    async with merged.running() as admission:
+        account.create("old")
+        one, two = account.create("1", at=LATER), account.create("2")
+        await merged.take("a", commit(2, two))
+        assert (merged.log.rkeys, admission.waiting) == ([], 1)
+        await merged.take("b", commit(11, one), commit(12, two))
+    assert merged.log.rkeys == ["1", "2"]
+    assert (merged.log.gaps, admission.waiting) == ([], 0)
+    assert merged.verdicts == {"ok": 2, "replay": 1}
+
+
+async def test_what_is_brought_later_than_that_is_a_repeat(merged: Server, account: Account) -> None:
+    """By its rev, it is older than what readers have: they would go back."""
+    async with merged.running():
+        account.create("old")
+        one, two, three = account.create("1", at=LATER), account.create("2"), account.create("3")
+        await merged.take("a", commit(2, two))
+        await merged.passed(2.1)
+        assert merged.log.rkeys == ["2"]
+        await merged.take("b", commit(11, one), commit(12, two), commit(13, three))
+    assert merged.log.rkeys == ["2", "3"]
+    assert merged.log.gaps == []
+    assert merged.verdicts == {"ok": 2, "replay": 2}
+
+
+async def test_the_first_message_is_held_for_no_message_from_long_before(
+    merged: Server, account: Account
+) -> None:
+    async with merged.running() as admission:
+        account.create("old")
+        await merged.take("a", commit(1, account.create("1", at=LATER)))
+        assert (merged.log.rkeys, admission.waiting) == (["1"], 0)
+
+
+async def test_the_first_message_of_the_only_source_is_not_held(server: Server, account: Account) -> None:
+    async with server.running() as admission:
+        account.create("0")
+        await server.take("a", commit(1, account.create("1")))
+        assert (server.log.rkeys, admission.waiting) == (["1"], 0)
+
+
 async def test_the_commit_of_a_sync_that_is_held_is_no_copy_of_it(merged: Server, account: Account) -> None:
     async with merged.running() as admission:
         revisions = [account.create("1"), account.create("2")]
@@ -564,6 +611,7 @@ async def test_the_commit_of_a_sync_that_was_passed_on_comes_once(mode: str, acc
         revision = account.create("1")
         sync = Envelope("sync", 1, account.sync())
         await server.take("a", (1, sync))
+        await server.passed(2.1)
         for source, number in itertools.product(upstreams, (2, 3)):
             await server.take(source, commit(number, revision))
             await server.take(source, (number + 10, sync))
@@ -834,7 +882,8 @@ async def test_a_deleted_account_may_begin_again_below_the_state_that_another_re
 async def test_a_deleted_account_may_begin_again_before_all_relays_have_deleted_it(
     merged: Server, account: Account
 ) -> None:
-    one, two, three = (account.create(each) for each in "123")
+    one, two = account.create("1"), account.create("2")
+    three = Account().create("3", at=3)
     deleted = status(3, active=False, status="deleted")
     async with merged.running():
         await merged.take("a", commit(1, one), deleted, commit(4, three))
@@ -915,7 +964,7 @@ async def test_a_pds_speaks_for_its_own_accounts_only(account: Account, other: A
         await server.take("pds", commit(1, account.create("1")), commit(2, other.create("2"), OTHER_DID))
         await server.take("pds", status(3, OTHER_DID, active=False, status="deleted"), status(4))
         await server.take("pds", identity(5), identity(6, OTHER_DID))
-        await server.take("a", commit(1, other.create("3"), OTHER_DID))
+        await server.take("a", commit(1, other.create("3", at=LATER), OTHER_DID))
     assert server.log.rkeys == ["1", "a", "i", "3"]
     assert server.dropped("pds", "host") == 3
 
@@ -1000,3 +1049,91 @@ async def test_without_a_document_an_account_event_of_a_pds_is_dropped(account: 
         await server.take("pds", commit(1, account.create("1")), status(2, active=False, status="deleted"))
     assert server.log.rkeys == ["1"]
     assert server.dropped("pds", "host") == 1
+
+
+# Where the states are in a database
+
+
+DIDS = [f"did:plc:{letter * 24}" for letter in "cdefgh"]
+
+
+@pytest.fixture
+def accounts() -> list[Account]:
+    return [Account(did=did) for did in DIDS]
+
+
+def far(**settings: Any) -> Server:
+    """Return a server that keeps two states itself; all others are loaded before they are needed."""
+    limits = Limits(admission=AdmissionLimits(states_kept=2, accounts_per_turn=2))
+    made = Server(log=FarLog(), limits=limits, **settings)
+    made.keys.known |= dict.fromkeys((DID, OTHER_DID, *DIDS), OWN)
+    return made
+
+
+def each_creates(accounts: list[Account], first: int, rkey: str) -> list[Numbered]:
+    numbered = enumerate(zip(DIDS, accounts, strict=True), first)
+    return [commit(number, account.create(rkey), did) for number, (did, account) in numbered]
+
+
+async def test_states_are_loaded_before_messages_are_judged(accounts: list[Account]) -> None:
+    server, count = far(), len(DIDS)
+    async with server.running() as admission:
+        first = each_creates(accounts, 1, "1")
+        await server.take("a", *first)
+        for turn in 2, 3:
+            await server.take("a", *each_creates(accounts, turn * count, str(turn)))
+        await server.take("a", *first)
+        assert server.verdicts == {"ok": 3 * count, "replay": count}
+        # While frames are read, the log is asked for what is at hand, and for nothing else.
+        assert isinstance(server.log, FarLog)
+        server.log.at_hand = set()
+        assert admission.knows(first[0][1]) is None
+        server.log.at_hand = {compact_did(DIDS[0])}
+        assert admission.knows(first[0][1])
+        gone = [status(100 + number, did, False, "deleted") for number, did in enumerate(DIDS)]
+        await server.take("a", *gone)
+    assert server.log.rkeys == ["1"] * count + ["2"] * count + ["3"] * count + ["a"] * count
+    assert (server.log.gaps, server.log.repos) == ([], {})
+
+
+async def test_states_are_loaded_again_for_what_has_waited(account: Account, accounts: list[Account]) -> None:
+    server = far()
+    async with server.running():
+        await server.take("a", commit(1, account.create("1")))
+        del server.keys.known[DID]
+        await server.take("a", commit(2, account.create("2")))
+        await server.take("a", *each_creates(accounts, 3, "other"))
+        server.keys.bring(DID)
+        await server.settle()
+    assert server.log.rkeys == ["1", *["other"] * len(DIDS), "2"]
+    assert server.verdicts == {"ok": len(DIDS) + 2}
+
+
+async def test_states_are_loaded_again_for_what_was_held(account: Account, accounts: list[Account]) -> None:
+    server = far(upstreams=("a", "b"))
+    async with server.running():
+        one, _, three = (account.create(each) for each in "123")
+        await server.take("a", commit(1, one))
+        await server.take("a", commit(3, three))
+        await server.take("a", *each_creates(accounts, 4, "other"))
+        await server.passed(2.1)
+    assert server.log.rkeys == ["1", *["other"] * len(DIDS), "s", "3"]
+    assert server.verdicts == {"ok": len(DIDS) + 1, "gap": 1}
+
+
+async def test_states_are_loaded_for_accounts_of_which_another_source_decides(
+    accounts: list[Account],
+) -> None:
+    server = far(upstreams=("a", "b"))
+    async with server.running():
+        await server.take("a", *each_creates(accounts, 1, "1"))
+        told = [status(number, did, False, "deleted") for number, did in enumerate(DIDS, 1)]
+        await server.take("b", *told)
+        assert server.log.rkeys == ["1"] * len(DIDS)
+        assert isinstance(server.log, FarLog)
+        server.log.at_hand = set()
+        server.connected = ["b"]
+        await server.passed(0.0)
+        await server.passed(31.0)
+        await server.settle()
+    assert server.log.rkeys == ["1"] * len(DIDS) + ["a"] * len(DIDS)

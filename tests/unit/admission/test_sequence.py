@@ -10,7 +10,7 @@ from functools import cache, partial
 import pytest
 from tests.sequences import CASES, STEADY, Sent, case, frame, jumps, revisions, run, wanted
 from tests.signed import DID, TIME, Account
-from tests.unit.admission.fakes import OWN, FakeLog, Server, measured
+from tests.unit.admission.fakes import OWN, FakeLog, FarLog, Server, measured
 
 from jetstream.eventlog import Changes, SourceCursor
 from jetstream.limits import UpstreamLimits
@@ -78,6 +78,8 @@ def _changes(cursor: SourceCursor, _first_us: int) -> Changes:
 MEASURED = cache(measured)
 UNTRACKED = {"off", "cid"}
 MODES = [verify + more for verify in ("off", "cid", "signature", "full") for more in ("", ", two upstreams")]
+# The same with states in a database.
+FAR = ["full, far", "full, two upstreams, far"]
 
 
 @asynccontextmanager
@@ -86,9 +88,12 @@ async def reading(mode: str, log: FakeLog) -> AsyncIterator[list[Source]]:
     if mode in UNTRACKED:
         yield [Untracked(Server(mode, log=log), "a")]
         return
-    verify, *two = mode.split(",")
-    server = Server(verify, log=log, upstreams=("a", "b") if two else ("a",), measured=MEASURED)
+    two = "two upstreams" in mode
+    upstreams = ("a", "b") if two else ("a",)
+    server = Server(mode.partition(",")[0], log=log, upstreams=upstreams, measured=MEASURED)
     server.keys.known[DID] = OWN
+    if isinstance(log, FarLog):
+        log.at_hand = set()  # as in a new process
     async with server.running():
         sources = [Source(server, "a")]
         yield [*sources, Source(server, "b", 5_000_000_000)] if two else sources
@@ -135,11 +140,11 @@ async def test_each_commit_is_passed_on_once(mode: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*STEADY, *CASES])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES, *FAR])
 async def test_a_restart_in_between_changes_nothing(mode: str, name: str) -> None:
     """The relay sends again what it has above the cursor."""
     for jump, cut in itertools.product(jumps_in(mode, name)[1::5] or [0], (10, 11, 12)):
-        sent, log = list(itertools.chain(*case(name, jump))), FakeLog()
+        sent, log = list(itertools.chain(*case(name, jump))), FarLog() if mode in FAR else FakeLog()
         async with reading(mode, log) as sources:
             for source in sources:
                 await source.read(sent[:cut])

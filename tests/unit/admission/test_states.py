@@ -64,3 +64,15 @@ def test_no_state_is_lost_when_there_are_more_than_are_kept() -> None:
     assert states.get(DIDS[0]) is None
     log.store(states)
     assert [states.get(did) for did in DIDS] == [None] + [NEW] * (len(DIDS) - 1)
+
+
+def test_a_log_that_has_states_elsewhere_is_asked_for_those_at_hand_only() -> None:
+    log = Log(*DIDS)
+    at_hand = {compact_did(DIDS[0])}
+    states = States(log.repo, 4, at_hand.__contains__)
+    assert [states.has(did) for did in DIDS[:3]] == [True, False, False]
+    assert states.get(DIDS[0]) == OLD
+    at_hand.clear()
+    states.put(DIDS[1], None)
+    assert [states.has(did) for did in DIDS[:3]] == [True, True, False]
+    assert (states.get(DIDS[0]), states.get(DIDS[1]), log.asked) == (OLD, None, 1)

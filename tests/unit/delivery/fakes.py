@@ -95,7 +95,7 @@ class MemoryLog:
         self.reads = 0
         self.failure: Exception | None = None
         self.appended_by_others = 0  # the newest position of another process, which `look` finds
-        self.is_current = True
+        self.watermark = 0  # as the writer has told it
         self.possible = 0  # the newest position that another process may have stored
         self.copy: Callable[[Batch], Batch] | None = None  # what a reader is given instead of a full batch
         self._grown = asyncio.Event()

@@ -306,17 +306,28 @@ async def test_a_cursor_that_the_log_may_have_given_out_waits() -> None:
         await reading(lambda: sink.times() == steps(8, 11), sink)
 
 
-async def test_a_subscription_with_an_end_does_not_end_before_the_log_was_looked_at() -> None:
-    async with served(events=5, now_us=lambda: 10**9) as (delivery, log):
-        log.is_current = False
+async def test_a_subscription_ends_when_the_writer_says_that_nothing_comes_before_its_end() -> None:
+    async with served(events=5) as (delivery, log):
         _, sink = join(delivery, 0, bounds=Bounds(20 * STEP_US, None))
         await reading(lambda: sink.times() == steps(1, 6), sink)
-        await delivery.check(delivery._clock(), ping=False)
+
+        async def ends() -> bool:
+            sink.drain()
+            await delivery.check(delivery._clock(), ping=False)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            return sink.closing
+
+        for log.watermark in (0, 5 * STEP_US + 1, 20 * STEP_US - 1):
+            assert not await ends()
         log.grow(3)
         await reading(lambda: sink.times() == steps(1, 9), sink)
-        log.is_current = True
-        await delivery.check(delivery._clock(), ping=False)
-        await reading(lambda: sink.closing, sink)
+        log.watermark, log.appended_by_others = 20 * STEP_US, 9 * STEP_US
+        await delivery.look()  # there is an event that was not read yet
+        assert not await ends()
+        log.grow(1)
+        await reading(lambda: sink.times() == steps(1, 10), sink)
+        assert await ends()
         assert sink.close_seen is not None
         assert sink.close_seen.label == "done"
 

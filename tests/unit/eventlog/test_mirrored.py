@@ -10,6 +10,7 @@ import pytest
 
 from jetstream.eventlog.mirrored import SLACK_US, MirroredLog
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.upstreams import AHEAD_MAX_US
 
 NOW = 1_795_000_000_000_000
 
@@ -41,7 +42,7 @@ async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
 async def test_the_stream_reaches_as_far_as_the_upstream_says_and_never_falls(log: SqliteLog) -> None:
     upstream = Upstream()
     mirrored = MirroredLog(log, upstream, lambda: NOW)
-    assert (mirrored.newest, mirrored.is_current, mirrored.tip) == (0, False, 0)
+    assert (mirrored.newest, mirrored.watermark, mirrored.tip) == (0, 1, 0)
     for newest, expected in (NOW, NOW), (NOW - 5, NOW), (0, NOW), (NOW + 5, NOW + 5):
         upstream.newest = newest
         await mirrored.look()
@@ -58,10 +59,11 @@ async def test_an_upstream_without_an_answer_may_have_events_up_to_now(log: Sqli
 
 async def test_an_answer_of_the_far_future_is_none(log: SqliteLog) -> None:
     upstream = Upstream()
-    upstream.newest = NOW + 2 * 86_400_000_000
     mirrored = MirroredLog(log, upstream, lambda: NOW)
-    await mirrored.look()
-    assert mirrored.newest == 0
+    for newest, expected in (NOW + AHEAD_MAX_US + 1, 0), (NOW + AHEAD_MAX_US, NOW + AHEAD_MAX_US):
+        upstream.newest = newest
+        await mirrored.look()
+        assert mirrored.newest == expected
 
 
 async def test_those_who_come_while_it_is_asked_share_the_next_question(log: SqliteLog) -> None:

@@ -7,6 +7,7 @@ from typing import cast
 import libipld
 import pytest
 
+from jetstream.atproto.tid import tid_us
 from jetstream.model import syntax
 from jetstream.simulator import check, frames
 from jetstream.simulator.frames import Account, Commit, Identity, Message, Sync
@@ -223,3 +224,10 @@ def test_writes_that_do_not_fit_the_repository_are_refused(
 def test_a_world_without_accounts_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one account, not 0"):
         make(repos=0)
+
+
+def test_the_rev_of_a_new_repository_is_that_of_its_newest_record() -> None:
+    revs = [account.repo.rev or "" for account in make(repos=100, records=3).accounts]
+    ages_us = [START_US - tid_us(rev) for rev in revs]
+    assert min(ages_us) > 0
+    assert sum(age > 86_400_000_000 for age in ages_us) > 90

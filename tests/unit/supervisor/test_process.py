@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -250,14 +249,6 @@ async def test_one_that_got_the_signal_of_the_whole_server_ends_without_a_word()
     assert logs == []
 
 
-class Watched(Process):
-    """Keeps the sockets that it opens."""
-
-    def _open(self) -> tuple[subprocess.Popen[bytes], socket.socket, socket.socket]:
-        self.opened = super()._open()
-        return self.opened
-
-
 async def test_without_a_channel_to_it_a_process_is_ended_and_its_sockets_are_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -265,10 +256,11 @@ async def test_without_a_channel_to_it_a_process_is_ended_and_its_sockets_are_cl
         raise OSError(errno.ENOSPC, "No space left on device")  # epoll has a limit for each user
 
     monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", refuse)
-    process = Watched(Place("edge", 3), Owner(), QUICK, command=("-I", "-S", "-c", UNTIL_STOP))
+    process = Process(Place("edge", 3), Owner(), QUICK, command=("-I", "-S", "-c", UNTIL_STOP))
     with pytest.raises(ProcessFailed) as failed:
         await process.run()
     assert str(failed.value) == "edge-3 cannot be started: [Errno 28] No space left on device"
-    child, *socks = process.opened
+    assert process._child is not None
+    child, *socks = process._child
     assert child.returncode is not None
     assert [sock.fileno() for sock in socks] == [-1, -1]

@@ -52,7 +52,7 @@ _SETTLE: Final = """
 SELECT (SELECT count(*) FROM term WHERE epoch = $1 AND holder = $2) = 1 AS leads,
     (SELECT nonce FROM tail WHERE id = $3) AS nonce
 """
-_CONFIRM: Final = "UPDATE leader SET beat = beat + 1"
+_CONFIRM: Final = "UPDATE leader SET beat = beat"
 _RESERVE: Final = (
     "UPDATE leader SET reserved_us = greatest(reserved_us, $3) FROM term"
     " WHERE term.epoch = $1 AND term.holder = $2 RETURNING reserved_us"

@@ -2,6 +2,9 @@
 
 Where the database may have lost commits, which is so after another server was promoted, positions continue
 above what was reserved: readers may have seen positions that the log does not hold any more.
+
+The watermark that was told before stays true: positions continue above it, also if the clock of this process
+is behind that of the one before.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.cursors import named_cursor
 from jetstream.eventlog.postgresql.schema import SEALED, Epoch
 from jetstream.eventlog.states import records_of
+from jetstream.eventlog.watermark import watermark_of
 from jetstream.upstreams import is_mirror
 
 _NEWEST: Final = "SELECT id, last_us, appended FROM tail ORDER BY id DESC LIMIT 1"
 _STATE: Final = f"""
-SELECT s.tail, s.folded_id, s.repos, l.reserved_us, l.base_us, {SEALED} AS sealed_us,
+SELECT s.tail, s.folded_id, s.repos, l.reserved_us, l.base_us, l.beat, {SEALED} AS sealed_us,
     (SELECT coalesce(sum(events), 0)::bigint FROM tail WHERE last_us <= {SEALED}) AS sealed_events,
     (SELECT count(*) FROM gap) AS gaps FROM state s, leader l
 """
@@ -76,6 +80,7 @@ async def read_beginning(connection: asyncpg.Connection, epoch: Epoch, *, mirror
 
     known = cursors_after(cursors, [row["cursors"] for row in changed if row["cursors"] is not None])
     goes_on = mirrors and is_mirror((each.seq for each in known.values()), last_us)
+    told_us = watermark_of(state["beat"])
     repos: dict[bytes, bytes | None] = {}
     for row in changed:
         if row["repos"] is not None and row["id"] > state["folded_id"]:
@@ -83,7 +88,7 @@ async def read_beginning(connection: asyncpg.Connection, epoch: Epoch, *, mirror
     return Stored(
         last_id=last_id,
         last_us=last_us,
-        begin_us=max(last_us, 0, 0 if goes_on else state["base_us"]),
+        begin_us=max(last_us, 0) if goes_on else max(last_us, 0, state["base_us"], told_us - 1),
         appended=appended,
         reserved_us=state["reserved_us"],
         tail=state["tail"],

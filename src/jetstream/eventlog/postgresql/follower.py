@@ -31,9 +31,8 @@ _SIZE: Final = """
 SELECT sum(pg_total_relation_size(name::regclass))::bigint
 FROM unnest(ARRAY['tail_a', 'tail_b', 'segment', 'repo', 'gap', 'account']) AS name
 """
-_BEAT: Final = "SELECT beat FROM leader"
-# Seconds since the commit that a replica has replayed last. The heartbeat is one, twice a second.
-_BEHIND: Final = "SELECT extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8"
+# In one snapshot: what the leader says was so when the log had this newest position.
+_BEAT: Final = "SELECT beat, (SELECT max(last_us) FROM tail) FROM leader"
 # The statement of a look is planned once: planning takes longer than what it does.
 PLAN_ONCE: Final = "SET plan_cache_mode = force_generic_plan"
 
@@ -65,8 +64,6 @@ class Follower:
         self.looked_at = -math.inf
         # The size of the tables when they were measured last.
         self.bytes = 0
-        # By how many seconds the server that is read is behind the one that is written; 0: it is that one.
-        self.behind_s = 0.0
         # The server's process of the connection with which this process appends; 0: it does not.
         self.own_process = 0
         # When the heartbeat is looked at and the tables are measured again, in monotonic seconds.
@@ -138,6 +135,7 @@ class Follower:
                     self._conditions.begin("log_unreadable", f"{self._name}: {describe(error)}")
                 await drop(connection)
                 connection = await self._reconnected()
+                self._leader.excuse(self._monotonic() - self.looked_at)
         finally:
             await drop(connection)
 
@@ -195,14 +193,10 @@ class Follower:
         return more
 
     async def _look_at_leader(self, connection: asyncpg.Connection, at: float) -> None:
-        """Note whether some process writes, and how far a replica is behind."""
+        """Note whether some process writes, and how far it is."""
         self._beat_at = at + BEAT_S
-        self._leader.look(await connection.fetchval(_BEAT))
+        self._leader.look(*await connection.fetchrow(_BEAT))
         self._conditions.set("writer_gone", self._leader.reason)
-        self.behind_s = 0.0
-        if getattr(connection.get_settings(), "in_hot_standby", "off") == "on":
-            behind_s = await connection.fetchval(_BEHIND)
-            self.behind_s = math.inf if behind_s is None else behind_s
 
     async def _measure(self, connection: asyncpg.Connection, at: float) -> None:
         """Measure the tables, if this database can."""

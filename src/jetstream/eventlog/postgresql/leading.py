@@ -1,10 +1,14 @@
 """Which process writes: one leads, the others stand by.
 
 A standby looks at the term, the newest row and the heartbeat a few times a second. When none of them has
-changed for `takeover_after_s`, by its own monotonic clock, it takes over: it writes the next epoch over the
-one that it has seen. The database lets one such change pass. Clocks of different machines are never
-compared, but with one exception: a process whose clock is far from the database's must not stamp events, and
-does not lead.
+changed for `takeover_s`, by its own monotonic clock, it takes over: it writes the next epoch over the one
+that it has seen. The database lets one such change pass.
+
+Only time in which the database answers counts. After an outage, all of them come back at about the same time,
+and the leader has `takeover_s` for that.
+
+Clocks of different machines are never compared, but with one exception: a process whose clock is far from the
+database's must not stamp events, and does not lead.
 
     standby   ··look··look··look··│ take over ▶ read ▶ lead
     leader    beat · append · ✗     └── the row of the term: waits for appends that are under way
@@ -160,7 +164,8 @@ class _Watch:
         self._log = log
         self._candidate = candidate
         self._connection: asyncpg.Connection | None = None
-        # What was seen last, and since when, in monotonic seconds.
+        # What was seen last on this connection, and since when, in monotonic seconds. Time in which the
+        # database does not answer is not counted: the leader has no answer either.
         self._seen: Seen | None = None
         self._since = 0.0
         # Whether the log says that this process stands by.
@@ -183,10 +188,13 @@ class _Watch:
     async def step(self) -> Term | None:
         """Look once; return the term if this process leads now. Raises what asyncpg raises."""
         if self._connection is None:
-            self._connection = await self._connect()
+            self._connection, self._seen = await self._connect(), None
+        asked = self._candidate.monotonic()
         seen = await self._look(self._connection)
         now = self._candidate.monotonic()
-        if seen != self._seen:
+        if seen == self._seen:
+            self._since += now - asked
+        else:
             self._seen, self._since = seen, now
         is_free = not seen.holder
         if not is_free and now - self._since < self._candidate.takeover_s:

@@ -23,6 +23,7 @@ from jetstream.eventlog.damage import DamageRecord
 from jetstream.eventlog.postgresql.connection import CONNECT_S, connect, translated
 from jetstream.eventlog.postgresql.reader import DatabaseReader
 from jetstream.limits import LogLimits
+from jetstream.scheduling import whole
 
 Result = TypeVar("Result")
 
@@ -99,7 +100,7 @@ class ReaderPool(Pool):
                 reader = DatabaseReader(fetch, self._limits, revision)
                 working = loop.run_in_executor(self._threads, work, reader)
                 try:
-                    return await whole(working, partial(cut, connection))
+                    return await whole(working, partial(cut, connection), _CUT_S)
                 finally:
                     self._damages.add(reader.damage)
 
@@ -123,27 +124,6 @@ def cut(connection: Any) -> None:
     """Close a connection of a pool at once, whatever runs on it."""
     with suppress(asyncpg.InterfaceError):  # it is closed
         connection.terminate()
-
-
-async def whole(
-    working: asyncio.Future[Result], end: Callable[[], object], patience_s: float = _CUT_S
-) -> Result:
-    """Await what must not be left in the middle: a cancellation waits for its end.
-
-    After `patience_s`, `end` is called, which must end it.
-    """
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        try:
-            await asyncio.wait([working], timeout=patience_s)
-        finally:
-            if not working.done():
-                end()
-        await asyncio.wait([working])
-        if not working.cancelled():
-            working.exception()  # it is the business of nobody any more
-        raise
 
 
 async def _nothing(_connection: object) -> None:

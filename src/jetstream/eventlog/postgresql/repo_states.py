@@ -1,17 +1,19 @@
-"""The states of repositories in a term: in memory as far as they were changed or asked for.
+"""The states of repositories in a term: in memory as far as they were changed or loaded.
 
-    changed since the last fold ─▶ being folded ─▶ in their table, and loaded when they are asked for
+    changed since the last fold ─▶ being folded ─▶ in their table, and loaded before they are asked for
 
-States that have changed are stored with the append that changes them, in its row of the tail. `rotating`
-folds them into their table now and then.
+States that have changed are stored with the append that changes them, in its row of the tail. `folding`
+writes them to their table now and then.
+
+The event loop never waits for the database here: what is not at hand must be loaded first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
-from jetstream.eventlog.postgresql.blocking import BlockingReader
+from jetstream.errors import LogError
 from jetstream.eventlog.states import Repos
 
 LOADED_MAX: Final = 200_000  # states in memory, beside those that have changed
@@ -21,43 +23,60 @@ Fetch = Callable[..., Awaitable[list[Any]]]
 
 
 class RepoStates:
-    """`fetch` runs a statement. `recent` has what was changed after the row `folded_id` of the tail."""
+    """The states of one term, in the log of a `name`. `fetch` runs a statement.
+
+    `recent` has what was changed after the row `folded_id` of the tail. Of what was loaded, about
+    `loaded_max` states are kept: those that were loaded last are the half of it.
+    """
 
     def __init__(
-        self, address: str, fetch: Fetch, recent: dict[bytes, bytes | None], rows: int, folded_id: int
+        self,
+        name: str,
+        fetch: Fetch,
+        recent: dict[bytes, bytes | None],
+        rows: int,
+        folded_id: int,
+        *,
+        loaded_max: int = LOADED_MAX,
     ) -> None:
+        self._name = name
         self._fetch = fetch
+        self._loaded_max = loaded_max
         # What has changed since the last fold, and what is being folded.
         self.recent = recent
         self.folding: dict[bytes, bytes | None] = {}
-        # What was read of the others; empty bytes: nothing is known.
-        self._loaded: dict[bytes, bytes] = {}
-        # Reads those that were not loaded.
-        self._lookups = BlockingReader(address)
+        # What was read of the others, or folded; None: nothing is known. When it is full, it becomes what was
+        # read before, which then goes.
+        self._loaded: dict[bytes, bytes | None] = {}
+        self._before: dict[bytes, bytes | None] = {}
         # Rows of the table. Upkeep changes it.
         self.rows = rows
         # Up to which row of the tail states are in the table, and will be when the fold has ended.
         self.folded_id = self.folding_id = folded_id
 
+    def _newest_first(self) -> Iterator[Mapping[bytes, bytes | None]]:
+        yield from (self.recent, self.folding, self._loaded, self._before)
+
+    def __contains__(self, did: bytes) -> bool:
+        """Tell whether a state is at hand."""
+        return any(did in states for states in self._newest_first())
+
     def get(self, did: bytes) -> bytes | None:
-        """Return the state of a repository. One that was not loaded costs a round trip. Raises LogError."""
-        for changes in (self.recent, self.folding):
-            if did in changes:
-                return changes[did]
-        state = self._loaded.get(did)
-        if state is None:
-            found = self._lookups.fetch(_REPOS, [did])
-            state = found[0]["state"] if found else b""
-            self._keep_loaded({did: state})
-        return state or None
+        """Return a state that is at hand; None: nothing is known. Raises LogError for one that is not."""
+        for states in self._newest_first():
+            if did in states:
+                return states[did]
+        raise LogError(self._name, f"the state of the repository {did.hex()} was not loaded")
 
     async def load(self, dids: Collection[bytes]) -> None:
-        """Load states, all at once, so that `get` has them in memory. Raises LogError."""
-        known = (self.recent, self.folding, self._loaded)
-        missing = [did for did in dids if not any(did in states for states in known)]
-        if missing:
-            found = dict(await self._fetch(_REPOS, missing))
-            self._keep_loaded({did: found.get(did) for did in missing})
+        """Have states at hand, at least until the next call. Raises LogError."""
+        missing = [did for did in dids if did not in self]
+        found = dict(await self._fetch(_REPOS, missing)) if missing else {}
+        loaded = {did: found.get(did) for did in missing if did not in self}  # else it has changed meanwhile
+        loaded |= {did: self._before[did] for did in dids if did in self._before and did not in self._loaded}
+        if len(self._loaded) + len(loaded) > self._loaded_max // 2:
+            self._before, self._loaded = self._loaded, {}
+        self._loaded |= loaded
 
     def note(self, changes: Repos) -> None:
         """Note what an append has changed."""
@@ -70,14 +89,5 @@ class RepoStates:
 
     def end_fold(self) -> None:
         """Note that what was being folded is in the table."""
-        self._keep_loaded(self.folding)
+        self._loaded |= self.folding
         self.folding, self.folded_id = {}, self.folding_id
-
-    def close(self) -> None:
-        """Close the connection of look-ups."""
-        self._lookups.close()
-
-    def _keep_loaded(self, repos: Mapping[bytes, bytes | None]) -> None:
-        if len(self._loaded) + len(repos) > LOADED_MAX:
-            self._loaded.clear()
-        self._loaded.update((did, state or b"") for did, state in repos.items())

@@ -1,7 +1,8 @@
 """The tables of the log in PostgreSQL, and the statements that several modules share.
 
     term        which process writes: one row, locked by each append for as long as that takes
-    leader      what only the writer changes, and standbys watch: its heartbeat, the positions it has reserved
+    leader      what only the writer changes, and standbys watch: its heartbeat with the watermark, the
+                positions it has reserved
     state       the whole log: the floor, counters, the revision of erasures
     tail_a, _b  batches as they were committed, with the cursors and states that moved: in use in turn
     tail        a view of both

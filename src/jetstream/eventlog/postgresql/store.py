@@ -47,8 +47,6 @@ Result = TypeVar("Result")
 
 POLL_S: Final = 0.25  # between two looks without a notification
 FRESH_S: Final = 1.0  # for so long after a look, what is stored may be served
-CURRENT_S: Final = 0.5  # for so long, what it says of the newest position is of now
-REPLAYED_S: Final = 2.0  # a replica that is behind by more does not know what is of now
 _REMEDY: Final = "restore the database from a backup"
 _GAPS: Final = (
     "SELECT time_us, did, after_rev, rev, cause FROM gap WHERE time_us >= $1 AND time_us <= coalesce("
@@ -194,9 +192,9 @@ class PostgresLog:
         return max(self._end.cursor_max, self.tip + 1)
 
     @property
-    def is_current(self) -> bool:
-        """Whether `newest` is of now, or of the last half second. On a replica, of the last two seconds."""
-        return self._unread_s < CURRENT_S and self._follower.behind_s < REPLAYED_S
+    def watermark(self) -> int:
+        """The position below which nothing more comes, as the leader has told it; 0: not known."""
+        return self._leader.watermark(self.tip)
 
     async def look(self) -> None:
         """Learn the newest position that the log has now. Raises LogError or LogUnreachable."""

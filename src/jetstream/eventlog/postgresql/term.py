@@ -30,7 +30,7 @@ from jetstream.model.event import Key
 from jetstream.model.filter import Filter
 from jetstream.status import LogStatistics
 
-AHEAD_US: Final = 30_000_000  # positions are reserved this far ahead of the newest event
+AHEAD_US: Final = 30_000_000  # positions are reserved this far ahead of the next one
 
 
 class Term:
@@ -59,7 +59,9 @@ class Term:
         self._accounts = stored.accounts
         # A mirror adds those of its upstream.
         self.erases = erase
-        self.repos = RepoStates(log.address, log.fetch, stored.repos, stored.repo_rows, stored.folded_id)
+        # Tells the lowest position that the next append may have. Set by what stamps events.
+        self.next_position: Callable[[], int] = lambda: self.tip + 1
+        self.repos = RepoStates(log.name, log.fetch, stored.repos, stored.repo_rows, stored.folded_id)
         # Whether appends notify: not while a listener that is stuck fills the queue of notifications.
         self.notifies = True
         # Held during an append, and while upkeep changes tables.
@@ -104,9 +106,9 @@ class Term:
         return self.newest + 1
 
     @property
-    def is_current(self) -> bool:
-        """Whether `newest` is of now: nobody else writes."""
-        return True
+    def watermark(self) -> int:
+        """The position below which nothing more comes, as it was told."""
+        return self.log.watermark
 
     async def look(self) -> None:
         """Learn the newest position. Raises LogError."""
@@ -135,11 +137,15 @@ class Term:
         return self.log.statistics()
 
     def repo(self, did: bytes) -> bytes | None:
-        """Return the state of a repository. One that was not loaded costs a round trip. Raises LogError."""
+        """Return the state of a repository that is at hand. Raises LogError for any other."""
         return self.repos.get(did)
 
+    def has_repo(self, did: bytes) -> bool:
+        """Tell whether the state of a repository is at hand."""
+        return did in self.repos
+
     async def load_repos(self, dids: Collection[bytes]) -> None:
-        """Load states, all at once, so that `repo` has them in memory. Raises LogError."""
+        """Have states at hand, at least until the next call. Raises LogError."""
         await self.repos.load(dids)
 
     def accounts(self) -> Mapping[tuple[str, str], bytes]:
@@ -247,7 +253,6 @@ class Term:
             self.end("this process has resigned")
             await self._appender.resign()
         await self._appender.close()
-        self.repos.close()
 
     async def close(self) -> None:
         """Resign, and close the log."""

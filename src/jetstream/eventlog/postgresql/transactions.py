@@ -18,9 +18,12 @@ from jetstream.eventlog.postgresql.schema import LEADING
 from jetstream.eventlog.postgresql.term import Term
 
 _ANSWER_S: Final = 30.0  # after which a database that does not answer counts as gone
-_BEAT: Final = (
-    "UPDATE leader SET beat = beat + 1 FROM term WHERE term.epoch = $1 AND term.holder = $2 RETURNING beat"
-)
+# The row of the term is locked: no heartbeat is told after the next term has begun. The number is that of
+# `watermark.beat_after`.
+_BEAT: Final = """
+WITH mine AS (SELECT id FROM term WHERE epoch = $1 AND holder = $2 FOR SHARE)
+UPDATE leader SET beat = $3::bigint - $3::bigint % 2 + 1 - beat % 2 FROM mine RETURNING beat
+"""
 _TAKEN_OVER: Final = "another process has taken over"
 
 
@@ -43,10 +46,14 @@ class Transactions:
             yield connection
 
     async def beat(self) -> None:
-        """Let standbys see that the term goes on; end it if another has begun. Raises what asyncpg raises."""
+        """Tell that the term goes on, and the watermark. Ends it if another has begun.
+
+        Raises what asyncpg raises.
+        """
+        term = self._term
         async with self._used() as connection:
-            if await connection.fetchval(_BEAT, *self._term.epoch, timeout=ANSWER_S) is None:
-                self._term.end(_TAKEN_OVER)
+            if await connection.fetchval(_BEAT, *term.epoch, term.next_position(), timeout=ANSWER_S) is None:
+                term.end(_TAKEN_OVER)
 
     async def cut(self) -> None:
         """Close the connection at once, whatever runs."""

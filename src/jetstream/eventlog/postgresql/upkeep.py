@@ -1,7 +1,7 @@
 """Upkeep: what the process that leads does in the background, beside appends and readers.
 
 beat      say that the term goes on
-reserve   reserve positions ahead of the tip
+reserve   reserve positions ahead of the next one
 seal      compress the oldest rows of the tail into segments
 rotate    fold states into their table, and change from one table of the tail to the other
 erase     rewrite segments and rows that have records of deleted accounts
@@ -80,7 +80,7 @@ class Upkeep:
         term = self._term
         async with self._running:
             term.raise_failure()
-            if term.tip + AHEAD_US // 2 > term.reserved_us:
+            if term.next_position() + AHEAD_US // 2 > term.reserved_us:
                 await self._reserve()
             await self._sealing.seal()
             await self._sealing.rotate_if_due()
@@ -127,7 +127,7 @@ class Upkeep:
 
     async def _reserve(self) -> None:
         """Reserve positions ahead; appends need not wait for it then."""
-        until_us = self._term.tip + AHEAD_US
+        until_us = self._term.next_position() + AHEAD_US
         async with self._transactions.begin() as connection:
             await connection.execute(_RESERVE, until_us)
         self._term.reserved_us = max(self._term.reserved_us, until_us)

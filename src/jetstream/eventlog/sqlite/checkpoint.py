@@ -13,9 +13,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
+from typing import Final
 
 from jetstream.eventlog.sqlite.connection import Transaction, open_reader, wal_bytes
 from jetstream.eventlog.sqlite.reservation import Machine
+
+# What a write-ahead log has at most since it was restarted, if nothing was committed: a page, and two heads.
+RESTARTED_BYTES: Final = 2 * 4096
 
 
 class Checkpointer:

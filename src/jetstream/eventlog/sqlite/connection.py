@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable
 from jetstream.eventlog.columns import Damaged
@@ -77,7 +77,8 @@ class Transaction:
     """Commits all statements inside, or none of them if one raises.
 
     IMMEDIATE takes the lock for writing at once, so no statement inside can fail because of another writer. A
-    class, because each append has one: a generator takes a microsecond more.
+    class, because each append has one: a generator takes a microsecond more. And a statement that commits,
+    because the method of the connection parses it each time.
     """
 
     __slots__ = ("_connection",)
@@ -88,8 +89,13 @@ class Transaction:
     def __enter__(self) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
 
-    def __exit__(self, *error: Any) -> None:  # noqa: PYI036 - the types are those of the call below
-        self._connection.__exit__(*error)  # commits, or rolls back after an error inside or of the commit
+    def __exit__(self, kind: object, *_error: object) -> None:
+        try:
+            if kind is None:
+                self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.rollback()
 
 
 @contextmanager

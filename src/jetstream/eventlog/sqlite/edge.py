@@ -148,9 +148,9 @@ class EdgeLog:
         return self.newest + 1
 
     @property
-    def is_current(self) -> bool:
-        """Whether the edge has looked at the log twice as recently as it has to."""
-        return self._clock() - self._looked_at <= self._limits.fresh_s / 2
+    def watermark(self) -> int:
+        """The position below which nothing more comes, as the writer has told it; 0: not known."""
+        return self._writer.watermark(self.tip)
 
     async def read(self, position: int, stop: int, wanted: Filter) -> Batch | None:
         """Return the batch with the first events in `[position, stop)` that `wanted` may want."""

@@ -1,10 +1,10 @@
 """The writer's heartbeat: the lock file says which process writes, that it is alive, and how far it is.
 
-    <number of the process> <beats> <tip> <checksum>
+    <number of the process> <beat> <tip> <checksum>
 
 The writer replaces this line about once a second. It does not wait for the disk, and nothing is read from the
 file after a crash. An edge takes the writer for gone when the line has been the same for some seconds of its
-own clock: no two clocks are compared.
+own clock: no two clocks are compared. The beat also carries the watermark (see `eventlog.watermark`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ LINE_BYTES: Final = 64  # always as many, so that a line never ends with a part 
 
 
 class Beat(NamedTuple):
-    """What the line says. `beats` rises while one process writes, `tip` is the newest position."""
+    """What the line says. `beat` differs from the one before, `tip` is the newest position."""
 
     process: int
-    beats: int
+    beat: int
     tip: int
 
 

@@ -116,10 +116,7 @@ class Journal:
         # The file, None without one; how many bytes it may have.
         self._file: int | None = None
         self._size = 0
-        try:
-            self._open(size)
-        except OSError as error:
-            logger.warning("log: without a journal, each append is committed", problem=str(error))
+        self._open(size)
         # Where the next entry goes, and up to where there may be old ones. `wipe` overwrites these.
         self._end = 0
         self._used = self._size
@@ -131,10 +128,14 @@ class Journal:
         self.wipe()
 
     def _open(self, size: int) -> None:
-        if size:
+        if not size:
+            return
+        try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             os.posix_fallocate(self._file, 0, size)
             self._size = size
+        except OSError as error:
+            logger.warning("log: without a journal, each append is committed", problem=str(error))
 
     def append(self, entry: Entry, commits: int, before_us: int) -> bool:
         """Write an entry, which continues so many commits and that tip.
@@ -156,6 +157,23 @@ class Journal:
         """Forget the entries, which are in the database now."""
         self.entries = []
         self._end = self.events = 0
+
+    def renew(self) -> None:
+        """Take the file that has the name now, or make one, if this one has lost it. There are no entries.
+
+        Somebody has deleted it, or copied an old one into its place. What was written to it from then on, no
+        process could find.
+        """
+        assert not self.entries
+        if self._file is None or _has_name(self._file, self._path):
+            return
+        logger.warning("log: the journal was deleted or replaced, and is made again", path=str(self._path))
+        size, self._size = self._size, 0
+        os.close(self._file)
+        self._file = None
+        self._open(size)
+        self._used = self._size
+        self.wipe()
 
     def wipe(self) -> None:
         """Overwrite old entries with zeros. There are no others."""
@@ -216,6 +234,13 @@ def recover(directory: Path, connection: sqlite3.Connection) -> None:
         appended = totals.appended + sum(entry.events for entry in entries)
         with Transaction(connection):
             store_entries(connection, entries, appended, totals.commits + 1)
+
+
+def _has_name(file: int, path: Path) -> bool:
+    """Tell whether a file is the one at a path."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(file), path.stat())
+    return False
 
 
 def _written(file: int, data: bytes, offset: int) -> bool:

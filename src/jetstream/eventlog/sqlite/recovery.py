@@ -1,7 +1,7 @@
 """Opening a log. After a clean end, a crash and a loss of power, the steps are the same.
 
 1. Take the lock. It shows that no other process writes.
-2. Delete files that a killed process left half-written. On a full disk, release the reserve.
+2. Delete files that a killed process left half-written. On a full disk, cut or release the reserve.
 3. Open the database. SQLite replays the write-ahead log up to its last whole commit.
 4. Store what the journal has beyond it, and overwrite the journal.
 5. Read the state. The tip is the highest position that may have been given out: that of the last commit, or
@@ -75,8 +75,9 @@ class LogState:
         self.lock = lock
         # Room on the disk.
         self.space = Space(directory, limits)
-        if self.space.room() < 2 * limits.journal_bytes:
-            self.space.release_reserve()  # opening writes what is in the journal
+        needed = 2 * limits.journal_bytes  # what is in the journal is stored, with the pages around it
+        if self.space.make_room(needed) < needed:
+            self.space.release_reserve()
         is_new = not self.path.exists() or not self.path.stat().st_size
         # The connection that appends: for the event loop's thread, with `writing` held.
         self.writer = open_writer(self.path)
@@ -135,11 +136,13 @@ class LogState:
         """
         entries = self.journal.entries
         if entries:
+            self.space.make_room(2 * self.limits.journal_bytes)
             with Transaction(self.writer):
                 row_id = store_entries(self.writer, entries, self.appended, self.commits + 1)
             self.commits += 1
             self.repos.note_row(row_id)
             self.journal.clear()
+            self.journal.renew()
 
 
 def open_log(directory: Path, options: Options) -> LogState:

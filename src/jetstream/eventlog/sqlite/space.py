@@ -3,15 +3,20 @@
 Trimming makes room, but takes some first: each transaction is written to the write-ahead log, which shrinks
 only after it was copied into the database, and the database may have to grow for that. So
 
-* a file of `reserve_size` bytes is kept in reserve. It is deleted when the disk is full, and written again
-  when it is not. It also keeps other programs from using the last bytes;
+* a file of `reserve_size` bytes is kept in reserve. It also keeps other programs from using the last bytes,
+  so it is only released for what makes room and cannot be written otherwise;
 * commits of events are refused while the disk still has so much room that the write-ahead log can be copied.
 
     free on the disk      what happens
     ─────────────────     ─────────────────────────────────────────────────────────
     much                  the file system is asked again after half of it is used
     `low`                 upkeep checkpoints and shrinks each time that it runs
-    no `room`             appends are refused; upkeep releases the reserve, trims, and takes it back
+    less than an append   the reserve is cut to what copying the write-ahead log needs
+    no `room`             appends are refused; upkeep trims, with the reserve if it must
+
+Of free bytes and the reserve together, half can be written to the write-ahead log, and the other half is
+needed when it is copied. So the reserve can be cut to that half, and what may be written is the same as
+without it. It is never cut for an append that is refused all the same.
 """
 
 from __future__ import annotations
@@ -57,7 +62,7 @@ class Space:
         # Bytes that should be in reserve; fixed.
         share = int(disk.f_blocks * disk.f_frsize * limits.reserve_share)
         self.reserve_size = min(limits.reserve_bytes, share)
-        # Bytes that are in reserve; changed by `take_reserve` and `release_reserve`.
+        # Bytes that are in reserve; changed as it is taken, cut and released.
         self.reserve_held = 0
         with suppress(OSError):
             self.reserve_held = self._file.stat().st_blocks * 512
@@ -82,11 +87,31 @@ class Space:
     def room(self) -> int:
         """Return how many bytes can be added to the write-ahead log so that all of it can still be copied.
 
-        Each of them takes a byte now, and may take another one in the database. The result is the same
-        whether the reserve is held or released, but bytes in reserve cannot be written before it is released.
+        The result is the same whether the reserve is held or released, but bytes in reserve cannot be written
+        before it is cut or released.
         """
         free = self.free()
-        return min(free, (free + self.reserve_held - wal_bytes(self._database)) // 2 - STEP_BYTES)
+        return min(free, self._copyable(free + self.reserve_held))
+
+    def _copyable(self, total: int) -> int:
+        """Return `room` where so many bytes are free or in reserve, and those in reserve count as free.
+
+        Each byte takes one now, and may take another one in the database.
+        """
+        return (total - wal_bytes(self._database)) // 2 - STEP_BYTES
+
+    def make_room(self, size: int) -> int:
+        """Cut the reserve if `size` bytes can be added only after that; return `room`.
+
+        The reserve keeps what is needed to copy the write-ahead log with them.
+        """
+        free = self.free()
+        total = free + self.reserve_held
+        room = self._copyable(total)
+        if free < size <= room:
+            self._cut_reserve(total - room)
+            free = self.free()
+        return min(free, room)
 
     @property
     def low(self) -> bool:
@@ -96,7 +121,7 @@ class Space:
     def spend(self, size: int) -> bool:
         """Take room for a commit of an event batch of `size` bytes; return whether upkeep should free room.
 
-        Leaves room for sealing. Raises LogUnwritable if there is not enough.
+        Leaves room for sealing, and cuts the reserve if it must. Raises LogUnwritable if there is not enough.
         """
         if self.freeing:
             raise LogUnwritable(self._database, "the disk is full")
@@ -104,33 +129,49 @@ class Space:
         self.allowance -= size
         if self.allowance >= 0:
             return False
-        room = self.room() - min(SEAL_BYTES, self.reserve_size)
+        kept = min(SEAL_BYTES, self.reserve_size)
+        room = self.make_room(size + kept) - kept
         self.allowance = room // 2 - size
         if room < size:
             raise LogUnwritable(self._database, "the disk is full; the rest is reserved for freeing space")
         return self.low
 
     def take_reserve(self) -> bool:
-        """Write what is missing of the reserve, if there is room; return whether all of it is there."""
-        missing = self.reserve_size - self.reserve_held
-        if missing > 0 and self.free() >= missing + STEP_BYTES:
+        """Write what is missing of the reserve, if there is room; return whether all of it is there.
+
+        `room` stays as it is, and so much is left for what else is written on the disk.
+        """
+        total = self.free() + self.reserve_held
+        size = min(self.reserve_size, total - max(self._copyable(total), STEP_BYTES))
+        if size > self.reserve_held:
             with suppress(OSError):
-                self._allocate()
+                self._allocate(size)
         return self.reserve_held >= self.reserve_size
 
-    def _allocate(self) -> None:
-        """Let the file system allocate the whole reserve, or leave what there was.
+    def _allocate(self, size: int) -> None:
+        """Let the file system allocate so many bytes for the reserve, or leave what there was.
 
         Raises OSError if the file cannot be opened.
         """
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            os.posix_fallocate(descriptor, 0, self.reserve_size)
-            self.reserve_held = self.reserve_size
+            os.posix_fallocate(descriptor, 0, size)
+            self.reserve_held = size
         except OSError:
             os.ftruncate(descriptor, self.reserve_held)
         finally:
             os.close(descriptor)
+
+    def lend(self, size: int) -> None:
+        """Make `size` bytes free, as far as they are in reserve. `take_reserve` takes them back."""
+        self._cut_reserve(max(0, self.reserve_held - max(0, size - self.free())))
+
+    def _cut_reserve(self, size: int) -> None:
+        """Keep `size` bytes in reserve, if there are more."""
+        if size < self.reserve_held:
+            with suppress(OSError):
+                os.truncate(self._file, size)
+                self.reserve_held = size
 
     def release_reserve(self) -> None:
         """Delete the reserve, so that its bytes are free."""

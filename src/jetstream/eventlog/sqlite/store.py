@@ -25,7 +25,7 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -56,6 +56,7 @@ from jetstream.eventlog.sqlite.schema import (
 from jetstream.eventlog.sqlite.stored import StoredEvents
 from jetstream.eventlog.sqlite.upkeep import Upkeep
 from jetstream.eventlog.states import RECORD_BYTES
+from jetstream.eventlog.watermark import beat_after
 from jetstream.limits import LogLimits
 from jetstream.logging_setup import Throttled
 from jetstream.model.batch import Batch
@@ -75,6 +76,8 @@ class SqliteLog:
         self._state = state
         # Statuses of account events that erase the account's records. A mirror adds those of its upstream.
         self.erases = erase
+        # Tells the lowest position that the next append may have. Set by what stamps events.
+        self.next_position: Callable[[], int] = lambda: state.tip + 1
         # The readers that the writer waits for. They join and leave by themselves.
         self.followers = Followers()
         # Wakes those in `wait` after each append.
@@ -146,9 +149,9 @@ class SqliteLog:
         return self.newest + 1
 
     @property
-    def is_current(self) -> bool:
-        """True: nobody else appends."""
-        return True
+    def watermark(self) -> int:
+        """The position below which nothing more comes: the next event has at least this one."""
+        return self.next_position()
 
     @property
     def oldest_us(self) -> int | None:
@@ -380,8 +383,10 @@ class SqliteLog:
 
     async def _beat(self) -> None:
         """Write the heartbeat, until cancelled."""
-        for beats in count(1):
-            write_beat(self._state.lock, Beat(os.getpid(), beats, self._state.tip))
+        beat = 0
+        while True:
+            beat = beat_after(beat, self.next_position())
+            write_beat(self._state.lock, Beat(os.getpid(), beat, self._state.tip))
             await asyncio.sleep(self._state.limits.heartbeat_s)
 
     async def maintain(self) -> None:

@@ -20,9 +20,9 @@ erasing is not finished.
     upkeep thread   [compress a segment] [write it] [copy pages, flush] [restart the WAL]
                      beside appends       exclusive  beside appends      exclusive
 
-A refused write is tried again a second later: with the reserve released, see `space`. Damaged events are
-skipped, and so is what stops any step but sealing. A page that sealing cannot write ends upkeep, and the next
-append raises its error: the log must not grow behind a tail that is never sealed.
+A refused write is tried again a second later: if it makes room, with the reserve, see `space`. Damaged
+events are skipped, and so is what stops any step but sealing. A page that sealing cannot write ends upkeep,
+and the next append raises its error: the log must not grow behind a tail that is never sealed.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ from jetstream.eventlog.rewrite import Rewritten, next_rewritten, next_segment
 from jetstream.eventlog.segment import Segment
 from jetstream.eventlog.sqlite import rewrite, trim
 from jetstream.eventlog.sqlite.ages import position_stored_before
-from jetstream.eventlog.sqlite.checkpoint import long_wal
+from jetstream.eventlog.sqlite.checkpoint import RESTARTED_BYTES, long_wal
 from jetstream.eventlog.sqlite.connection import TranslatedErrors, wal_bytes
 from jetstream.eventlog.sqlite.gaps import drop_oldest_gaps
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.recovery import LogState, read_extent
 from jetstream.eventlog.sqlite.repos import PAGE_BYTES, delete_folded, fold, forget_some, warm
 from jetstream.eventlog.sqlite.reservation import AHEAD_US
+from jetstream.eventlog.sqlite.space import COMMIT_BYTES
 from jetstream.eventlog.states import in_steps
 from jetstream.scheduling import short_switch_interval
 
@@ -107,6 +108,7 @@ class Upkeep:
             for step in (self._erase, self._retain, self._checkpoint, self._shrink):
                 await self._despite_damage(step)
             if state.tip + AHEAD_US // 2 > state.reservation.until_us:
+                state.space.lend(COMMIT_BYTES)
                 await self._in_thread(state.reservation.extend, state.tip)
             # Only a foreign transaction lets it grow above its bound.
             state.options.conditions.set("wal", long_wal(state.path, state.limits.wal_bytes_alarm))
@@ -303,46 +305,60 @@ class Upkeep:
     # The write-ahead log
 
     async def _checkpoint(self) -> None:
-        """Copy and restart the write-ahead log when it is long, and always while the disk is low."""
+        """Copy and restart the write-ahead log when it is long, or grows while the disk is low."""
         space, checkpointer, limits = self._state.space, self._state.checkpointer, self._state.limits
         bytes_max = min(limits.wal_bytes, space.reserve_size or limits.wal_bytes)
         size = wal_bytes(self._state.path)
-        if space.low or size >= bytes_max:
-            await self._in_thread(checkpointer.copy_pages)
+        if size >= bytes_max or (size > RESTARTED_BYTES and space.low):
             is_long = size >= limits.wal_bytes_patience  # readers have come in the way before
             wait_ms = limits.checkpoint_wait_long_ms if is_long else limits.checkpoint_wait_ms
-            await self._exclusively(checkpointer.restart_wal, wait_ms)
+            space.lend(size)  # the database may grow by as much, before the write-ahead log is shorter
+            try:
+                await self._in_thread(checkpointer.copy_pages)
+                await self._exclusively(checkpointer.restart_wal, wait_ms)
+            finally:
+                await self._take_reserve()
 
     # The disk
 
     async def _free_disk(self) -> None:
-        """Free what the settings allow, and the write-ahead log, with the help of the reserve.
+        """Free what the settings allow, and the write-ahead log, with the reserve if the disk refuses.
 
+        Where nothing can be freed, nothing is written, so the reserve stays: another program would take it.
         Appends are refused meanwhile, since they would use up the reserve. Afterwards the disk counts as no
         longer full; if nothing could be freed, the next append finds that out.
         """
-        space, empty_wal = self._state.space, self._state.checkpointer.empty_wal
+        space = self._state.space
         space.freeing = True
         try:
-            async with self._state.writing:
-                space.release_reserve()
-            await self._exclusively(empty_wal)
-            await self._keep_time()
-            await self._despite_damage(self._retain)
-            await self._exclusively(empty_wal)
-            while space.low and await self._shrink():
-                await self._exclusively(empty_wal)
+            try:
+                await self._free()
+            except LogUnwritable:
+                async with self._state.writing:
+                    space.release_reserve()
+                await self._free()
             space.full = False
         finally:
             await self._take_reserve()
             space.allowance = 0
             space.freeing = False
 
+    async def _free(self) -> None:
+        """Copy the write-ahead log, trim and shrink. Raises LogUnwritable."""
+        empty_wal = self._state.checkpointer.empty_wal
+        await self._exclusively(empty_wal)
+        await self._keep_time()
+        await self._despite_damage(self._retain)
+        await self._exclusively(empty_wal)
+        while self._state.space.low and await self._shrink():
+            await self._exclusively(empty_wal)
+
     async def _require_room(self, size: int) -> None:
         """Make room for a step that writes so many bytes. Raises LogUnwritable."""
-        if self._state.space.room() < size:
+        space = self._state.space
+        if space.make_room(size) < size:
             await self._exclusively(self._state.checkpointer.empty_wal)
-            if self._state.space.room() < size:
+            if space.make_room(size) < size:
                 raise LogUnwritable(self._state.path, f"the disk has no room for rewriting {size} bytes")
 
     async def _shrink(self) -> bool:
@@ -354,9 +370,15 @@ class Upkeep:
         return is_due
 
     async def _take_reserve(self) -> None:
-        """Complete the reserve; log a warning when there is no longer room for all of it."""
+        """Complete the reserve; log a warning when there is no longer room for all of it.
+
+        Appends wait for it, since they may cut it.
+        """
         space = self._state.space
-        whole = space.reserve_held >= space.reserve_size or await self._in_thread(space.take_reserve)
+        whole = space.reserve_held >= space.reserve_size
+        if not whole:
+            async with self._state.writing:
+                whole = await self._in_thread(space.take_reserve)
         if not whole and self._has_reserve:
             logger.warning(
                 "log: the disk has no room for the reserve; free some",

@@ -8,6 +8,7 @@ from pathlib import Path
 from jetstream.eventlog.lag import Lag
 from jetstream.eventlog.sqlite.heartbeat import Beat, read_beat
 from jetstream.eventlog.sqlite.lock import LOCK
+from jetstream.eventlog.watermark import watermark_of
 
 
 class WriterWatch:
@@ -59,6 +60,11 @@ class WriterWatch:
     def is_alive(self) -> bool:
         """Whether the writer has changed something, and not too long ago."""
         return self._alive_at is not None and self._clock() - self._alive_at <= self._gone_s
+
+    def watermark(self, tip: int) -> int:
+        """Return the watermark for a reader that has read up to a position; 0: not known."""
+        beat = self._beat
+        return watermark_of(beat.beat) if beat is not None and beat.tip <= tip else 0
 
     def lag_s(self, position: int) -> float:
         """Return for how long there has been something that a reader at a position has not processed."""

@@ -13,9 +13,9 @@ import orjson
 
 from jetstream.atproto.cbor import DEPTH_MAX, depth
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE, Event
-from jetstream.model.syntax import is_did, is_record_key, is_tid, nsid_bytes
+from jetstream.model.syntax import is_did
 from jetstream.upstream.drops import Dropped
-from jetstream.upstream.mirror.message import Message, Notice, parse_notice, parse_object
+from jetstream.upstream.mirror.message import Message, Notice, parse_notice, parse_object, require_path
 from jetstream.upstream.record import JSON_BYTES_MAX, whole
 
 _V2: Final = "network.bsky.jetstream.subscribeEvents#"
@@ -64,16 +64,10 @@ def _event(value: Mapping[str, Any], kind: object, cursor: object, commit: objec
 
 def _commit(did: bytes, commit: Mapping[str, Any]) -> Event:
     kind = _OPERATIONS.get(_text(commit, "operation"))
-    collection = nsid_bytes(_text(commit, "collection"))
-    rkey, rev = _text(commit, "rkey"), _text(commit, "rev")
     if kind is None:
         raise Dropped("op_action")
-    if collection is None:
-        raise Dropped("op_collection")
-    if not is_record_key(rkey):
-        raise Dropped("op_rkey")
-    if not is_tid(rev):
-        raise Dropped("rev")
+    rkey, rev = _text(commit, "rkey"), _text(commit, "rev")
+    collection = require_path(_text(commit, "collection"), rkey, rev)
     if kind == DELETE:
         return Event(kind, did, collection, rkey.encode(), rev.encode(), b"", b"")
     cid = _text(commit, "cid")

@@ -93,7 +93,8 @@ def parse_object(message: bytes) -> dict[str, Any]:
 def _commit(message: bytes, at: int) -> Message:
     if (found := _DELETE(message, at)) is not None:
         collection, did, rev, rkey, seq = found.groups()
-        return Message(int(seq), _of_path(Event(DELETE, did, collection, rkey, rev, b"", b"")))
+        name = _require_names(did, collection, rkey, rev)
+        return Message(int(seq), Event(DELETE, did, name, rkey, rev, b"", b""))
     start, stop = _WRITE(message, at), message.rfind(b',"rev":"')
     end = _PATH_END(message, stop) if stop > 0 else None
     if start is None or end is None or start.end() > stop:
@@ -103,20 +104,27 @@ def _commit(message: bytes, at: int) -> Message:
     body = message[start.end() : stop]
     require_object(body)
     kind = CREATE if operation == b"create" else UPDATE
-    return Message(int(seq), _of_path(Event(kind, did, collection, rkey, rev, cid, body)))
+    name = _require_names(did, collection, rkey, rev)
+    return Message(int(seq), Event(kind, did, name, rkey, rev, cid, body))
 
 
-def _of_path(event: Event) -> Event:
-    """Return an event of a record whose names are valid. Raises Dropped."""
-    collection = nsid_bytes(event.collection.decode())
-    if collection is None:
+def _require_names(did: bytes, collection: bytes, rkey: bytes, rev: bytes) -> bytes:
+    """Return the collection of a record, the same object each time. Raises Dropped."""
+    name = require_path(collection.decode(), rkey.decode(), rev.decode())
+    require_did(did)
+    return name
+
+
+def require_path(collection: str, rkey: str, rev: str) -> bytes:
+    """Return a collection as bytes, if it, a record key and a rev are valid. Raises Dropped."""
+    name = nsid_bytes(collection)
+    if name is None:
         raise Dropped("op_collection")
-    if not is_record_key(event.rkey.decode()):
+    if not is_record_key(rkey):
         raise Dropped("op_rkey")
-    if not is_tid(event.rev.decode()):
+    if not is_tid(rev):
         raise Dropped("rev")
-    require_did(event.did)
-    return event._replace(collection=collection)
+    return name
 
 
 def _identity(message: bytes, at: int) -> Message:

@@ -24,9 +24,8 @@ from jetstream.upstream.drops import Dropped
 from jetstream.upstream.mirror.foreign import is_error, parse_foreign
 from jetstream.upstream.mirror.message import Message, Notice, parse, parse_notice
 from jetstream.upstream.mirror.recent import Recent
+from jetstream.upstreams import AHEAD_MAX_US
 
-# A position that is further ahead of the clock is an error: all that came after it would be below it.
-AHEAD_MAX_US: Final = 86_400_000_000
 # Events in doubt for which the log is asked at once, and how many of them at the beginning of a connection
 # must be new for the numbers to have begun again.
 LOOKUPS_MAX: Final = 64

@@ -293,7 +293,6 @@ async def test_nothing_is_served_while_the_log_cannot_be_looked_at(
         await until(lambda: "log_unreadable" in conditions.names)
         assert not reading.done()
         assert not edge.status(50).readable
-        assert not edge.is_current
         with pytest.raises(LogError):
             await edge.look()
         aside.rename(tmp_path / DATABASE)
@@ -316,6 +315,29 @@ async def test_after_a_pause_of_the_process_the_log_is_looked_at_before_anything
 
 
 # The writer
+
+
+async def test_an_edge_knows_below_which_position_nothing_more_comes_once_it_has_read_what_there_is(
+    tmp_path: Path, batch_of: BatchOf
+) -> None:
+    writer = await SqliteLog.open(tmp_path, limits=QUICK)
+    async with edge_of(tmp_path) as edge:
+        assert edge.watermark == 0
+        await append(writer, batch_of(range(1, 5)))
+        writer.next_position = lambda: 1_000
+
+        def told() -> bool:
+            edge._look_at_writer()
+            return edge._writer.watermark(4) == 1_000
+
+        await until(told)
+        assert (edge.tip, edge.watermark) == (0, 0)
+        await edge.look()
+        assert (edge.tip, edge.watermark) == (4, 1_000)
+        async with following(edge):
+            writer.next_position = lambda: 2_000
+            await until(lambda: edge.watermark == 2_000)
+    await writer.close()
 
 
 async def test_an_edge_waits_for_its_log(tmp_path: Path, cursor: Cursors, batch_of: BatchOf) -> None:
@@ -360,6 +382,22 @@ async def test_a_writer_that_starts_again_is_followed(
             await edge.look()
             assert await times_from(edge) == list(range(1, first + 5))
         await writer.close()
+
+
+async def test_a_journal_that_is_replaced_under_its_writer_is_followed(
+    writer: SqliteLog, tmp_path: Path, batch_of: BatchOf
+) -> None:
+    async with edge_of(tmp_path) as edge:
+        await append_each(writer, batch_of, range(1, 4))
+        await edge.look()
+        (tmp_path / JOURNAL).unlink()
+        await append_each(writer, batch_of, range(4, 6))
+        await writer.maintain()
+        await edge.look()
+        await append_each(writer, batch_of, range(6, 9))
+        await edge.look()
+        assert edge._log.stored_to == 5
+        assert await times_from(edge) == list(range(1, 9))
 
 
 async def test_a_writer_that_is_gone_is_a_condition(

@@ -23,7 +23,7 @@ QUICK = LogLimits(heartbeat_s=0.01)
 def test_a_line_is_read_back_whatever_it_replaces(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with path.open("w+b") as file:
-        for beat in Beat(4_000_000, 10**9, 1 << 62), Beat(1, 0, 0):
+        for beat in Beat(4_000_000, 1 << 62, 1 << 62), Beat(1, 0, 0):
             write_beat(file.fileno(), beat)
             assert read_beat(path) == beat
             assert path.stat().st_size == LINE_BYTES
@@ -45,6 +45,22 @@ async def test_a_writer_says_how_far_it_is(tmp_path: Path, cursor: Cursors) -> N
     await log.close()
     assert beat is not None
     assert (beat.process, beat.tip) == (os.getpid(), log.tip)
+
+
+async def test_a_writer_says_below_which_position_nothing_more_comes(tmp_path: Path) -> None:
+    log, watch = await SqliteLog.open(tmp_path, limits=QUICK), WriterWatch(tmp_path, 5.0, lambda: 0.0)
+    assert log.watermark == log.tip + 1
+    position = 1_000
+    log.next_position = lambda: position
+
+    def told() -> int:
+        watch.look(log.tip)
+        return watch.watermark(log.tip)
+
+    await until(lambda: told() == log.watermark == 1_000)
+    position = 1_234
+    await until(lambda: told() == log.watermark == 1_234)
+    await log.close()
 
 
 def test_a_second_writer_is_told_which_process_it_is(tmp_path: Path) -> None:
@@ -77,6 +93,8 @@ def test_a_writer_is_gone_when_nothing_of_it_changes(tmp_path: Path) -> None:
         assert "silent for 6 s" in watch.reason
         watch.note_life()
         assert watch.is_alive
+        # A position below the watermark may be that of an event that the edge has not read.
+        assert [watch.watermark(tip) for tip in (0, 59, 60, 61)] == [0, 0, 2, 2]
         # The heartbeat tells of events that the edge has not read.
         assert watch.lag_s(51) == 5.5
         assert watch.lag_s(61) == 0.0

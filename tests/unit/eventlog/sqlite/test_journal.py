@@ -274,6 +274,30 @@ async def test_a_log_that_is_opened_overwrites_old_entries(directory: Path, batc
     assert (await held(directory))[0] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("by", ["nothing", "another file"])
+async def test_a_journal_that_is_replaced_under_the_writer_is_made_again(
+    directory: Path, batch_of: BatchOf, by: str
+) -> None:
+    log = await opened(directory)
+    await appended(log, batch_of, 1, 3)
+    if by == "nothing":
+        (directory / FILE).unlink()
+    else:
+        (directory / "old").write_bytes((directory / FILE).read_bytes())
+        (directory / "old").rename(directory / FILE)
+    await appended(log, batch_of, 4, 5)
+    with capture_logs() as lines:
+        await log.maintain()
+        await appended(log, batch_of, 6, 8)
+        await log.maintain()
+    assert [line["event"] for line in lines if "journal" in line["event"]] == [
+        "log: the journal was deleted or replaced, and is made again"
+    ]
+    await appended(log, batch_of, 9, 11)
+    assert await held(taken(log, directory)) == (list(range(1, 12)), cursors(11))
+    await log.close()
+
+
 async def test_what_the_journal_refuses_is_committed(directory: Path, batch_of: BatchOf) -> None:
     log = await opened(directory)
     await appended(log, batch_of, 1, 2)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +20,11 @@ from tests.unit.eventlog.events import make_event
 from jetstream.errors import LogUnwritable
 from jetstream.eventlog import Changes, SourceCursor
 from jetstream.eventlog.sqlite.check import check
-from jetstream.eventlog.sqlite.connection import open_writer
+from jetstream.eventlog.sqlite.connection import open_writer, wal_bytes
 from jetstream.eventlog.sqlite.repair import repair
 from jetstream.eventlog.sqlite.reservation import Machine
 from jetstream.eventlog.sqlite.schema import DATABASE
-from jetstream.eventlog.sqlite.space import FILE, Space
+from jetstream.eventlog.sqlite.space import FILE, SEAL_BYTES, STEP_BYTES, Space
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
@@ -40,6 +41,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield directory
 
 
+def nothing() -> None:
+    pass
+
+
 class Writer:
     """Stores a hundred events of 400 random letters each second of a clock of its own."""
 
@@ -49,23 +54,29 @@ class Writer:
         self.directory = directory
         self.dice = random.Random(1)
         self.stored = 0
+        # What another program does when upkeep looks at the clock.
+        self.meanwhile: Callable[[], object] = nothing
         self.log: SqliteLog
 
     async def open(self, **options: Any) -> None:
         self.log = await SqliteLog.open(
             self.directory,
-            clock=lambda: Writer.now,
+            clock=self.clock,
             machine=Machine("this-boot", lambda: Writer.now),
             limits=BY_HAND,
             **options,
         )
 
-    async def store(self) -> None:
+    def clock(self) -> int:
+        self.meanwhile()
+        return self.now
+
+    async def store(self, count: int = 100) -> None:
         Writer.now += SECOND
-        bodies = [b'{"x":"%s"}' % self.dice.randbytes(200).hex().encode() for _ in range(100)]
+        bodies = [b'{"x":"%s"}' % self.dice.randbytes(200).hex().encode() for _ in range(count)]
         events = [make_event(self.stored + n)._replace(body=body) for n, body in enumerate(bodies)]
-        await self.log.append(Batch.of(events, range(self.now, self.now + 100)), Changes(CURSOR))
-        self.stored += 100
+        await self.log.append(Batch.of(events, range(self.now, self.now + count)), Changes(CURSOR))
+        self.stored += count
 
     async def upkeep(self) -> None:
         try:
@@ -243,6 +254,91 @@ async def test_retention_is_kept_though_another_program_has_filled_the_disk(disk
     await writer.log.close()
 
 
+async def test_another_program_does_not_get_the_reserve_where_nothing_is_due(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "9m") as disk:
+        writer = Writer(disk)
+        await writer.open(retention_s=3600.0)
+        await writer.fill()
+        space = writer.log._state.space
+        before = (disk / FILE).stat()
+        writer.meanwhile = partial(fill, disk)  # whenever upkeep looks at the clock
+        for _ in range(5):
+            with suppress(LogUnwritable):
+                await writer.store()
+            await writer.upkeep()
+        after = (disk / FILE).stat()
+        assert (after.st_ino, after.st_blocks) == (before.st_ino, before.st_blocks)
+        assert space.free() == 0
+
+        writer.meanwhile = nothing
+        held = await writer.held()
+        Writer.now += 3600 * SECOND
+        for _ in range(20):
+            await writer.store_soon()
+        assert 0 < await writer.held() < held
+        await writer.upkeep()
+        assert space.reserve_held == space.reserve_size
+        await writer.log.close()
+
+
+async def test_appends_go_on_with_what_the_log_does_not_need_of_the_reserve(tmp_path: Path) -> None:
+    """Another program has filled the disk, and then takes what was cut and not used."""
+    with small_disk(tmp_path / "disk", "64m") as disk:
+        writer = Writer(disk)
+        await writer.open(retention_s=3600.0)
+        await writer.upkeep()
+        space = writer.log._state.space
+        fill(disk)
+        assert (space.free(), space.reserve_held) == (0, 8 << 20)
+        with suppress(LogUnwritable):
+            while True:
+                await writer.store()
+                await writer.log.maintain()
+        total = space.free() + space.reserve_held
+        assert 2 * (STEP_BYTES + SEAL_BYTES) <= total < 5 << 20
+        fill(disk)
+        assert 2 * STEP_BYTES < space.reserve_held < total
+        await writer.upkeep()
+
+        Writer.now += 3600 * SECOND
+        for _ in range(20):
+            await writer.store_soon()
+        assert await writer.held() == 2_000
+        await writer.log.close()
+
+
+async def test_a_long_write_ahead_log_is_copied_with_what_is_lent_of_the_reserve(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64m") as disk:
+        writer = Writer(disk)
+        await writer.open(retention_s=3600.0)
+        await writer.store()
+        await writer.upkeep()
+        space = writer.log._state.space
+        space.allowance = 0  # the file system is asked
+        fill(disk)
+        await writer.store(3_600)
+        assert wal_bytes(disk / DATABASE) > space.free() > 0
+        await writer.log.maintain()
+        assert await writer.held() == 3_700
+        assert space.reserve_held > 3 << 20
+        await writer.log.close()
+
+
+async def test_opening_a_log_on_a_full_disk_leaves_what_is_needed_in_reserve(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64m") as disk:
+        writer = Writer(disk)
+        await writer.open(retention_s=3600.0)
+        await writer.store()
+        await writer.upkeep()
+        await writer.log.close()
+        fill(disk)
+        await writer.open(retention_s=3600.0)
+        assert writer.log._state.space.reserve_held > 4 << 20
+        await writer.store()
+        assert await writer.held() == 200
+        await writer.log.close()
+
+
 def test_the_reserve_is_taken_released_and_taken_back(disk: Path) -> None:
     space = Space(disk)
     assert space.reserve_size == (6 << 20) // 8
@@ -257,6 +353,38 @@ def test_the_reserve_is_taken_released_and_taken_back(disk: Path) -> None:
     assert space.free() >= space.reserve_size
     assert not (disk / FILE).exists()
     assert not space.take_reserve()
+    filler.unlink()
+    assert space.take_reserve()
+
+
+@pytest.mark.parametrize("wal_mib", [0, 1, 3])
+def test_the_reserve_is_cut_to_what_copying_the_write_ahead_log_needs(tmp_path: Path, wal_mib: int) -> None:
+    with small_disk(tmp_path / "disk", "64m") as disk:
+        (disk / f"{DATABASE}-wal").write_bytes(bytes(wal_mib << 20))
+        space = Space(disk)
+        assert space.take_reserve()
+        fill(disk)
+        assert space.room() == 0
+        room = (8 - wal_mib << 20) // 2 - STEP_BYTES
+        assert space.make_room(room + 1) == 0
+        assert space.reserve_held == 8 << 20
+        assert space.make_room(1 << 19) == space.room() == room
+        assert (disk / FILE).stat().st_blocks * 512 == space.reserve_held
+        assert space.reserve_held >= (wal_mib << 20) + 2 * STEP_BYTES
+        assert not space.take_reserve()
+        assert space.room() == room
+
+
+def test_what_is_lent_of_the_reserve_is_taken_back(disk: Path) -> None:
+    space = Space(disk)
+    space.take_reserve()
+    filler = fill(disk, leave=8192)
+    space.lend(4096)
+    assert (space.free(), space.reserve_held) == (8192, space.reserve_size)
+    space.lend(16_384)
+    assert (space.free(), space.reserve_held) == (16_384, space.reserve_size - 8192)
+    space.lend(1 << 30)
+    assert (space.free(), space.reserve_held) == (space.reserve_size + 8192, 0)
     filler.unlink()
     assert space.take_reserve()
 

@@ -14,7 +14,8 @@ from jetstream.delivery.renderers.v2 import info
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, Event, Key
 from jetstream.upstream.mirror.recent import Recent
-from jetstream.upstream.mirror.stream import AHEAD_MAX_US, LOOKUPS_MAX, ForeignStream, OwnStream, Taken
+from jetstream.upstream.mirror.stream import LOOKUPS_MAX, ForeignStream, OwnStream, Taken
+from jetstream.upstreams import AHEAD_MAX_US
 
 NOW = 1_725_516_666_000_000
 CID = b"bafyreihdlrrfxc4l5few7lso3u36zf655omeuso3y3dnersr5mm3r7mbyu"

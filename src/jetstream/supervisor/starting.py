@@ -1,0 +1,55 @@
+"""Starting a process of the server, and waiting for its end."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+# `-P` keeps Python from importing what lies in the working directory.
+COMMAND: Final = ("-P", "-m", "jetstream.supervisor.child_main")
+EXIT_S: Final = 2.0  # for what a process does after it has closed its channel
+
+
+class Child(NamedTuple):
+    """A process that was started, and the sockets to it: for messages, and for connections."""
+
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    passing: socket.socket
+
+
+def start(name: str, command: Sequence[str] = COMMAND) -> Child:
+    """Start a process by its name. `command` are the arguments of Python. Raises OSError.
+
+    It is executed, and not a copy of this process: it has none of its files. In a session of its own, it does
+    not get the signals of a terminal, which are for the supervisor.
+    """
+    control, its_control = socket.socketpair()
+    passing, its_passing = socket.socketpair()
+    with its_control, its_passing:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, *command, name, str(its_passing.fileno())],
+                stdin=its_control.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=[its_passing.fileno()],
+                start_new_session=True,
+            )
+        except OSError:
+            control.close()
+            passing.close()
+            raise
+    return Child(process, control, passing)
+
+
+def wait(process: subprocess.Popen[bytes], within_s: float = EXIT_S) -> None:
+    """Wait for the end of a process, which has closed its channel. Kill it if it goes on for longer."""
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
