@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def carried(old: set[Cid], after: mst_node.Node, changes: Iterable[Change]) -> d
     return {node.cid: node.block for node in sent}
 
 
+@cache
 def parse_cid(text: str) -> Cid:
     """Return a CID of its text."""
     return Cid(libipld.decode_multibase(text)[1])

@@ -162,11 +162,17 @@ def imported(*paths: Path) -> set[str]:
 def imported_modules(tree: ast.Module) -> set[str]:
     """Return the top-level modules that a file imports, at any place in it."""
     names: list[str] = []
-    for node in ast.walk(tree):
+    statements: list[ast.AST] = [tree]
+    while statements:
+        node = statements.pop()
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.append(node.module)
+        inside = ast.iter_child_nodes(node)
+        statements += [
+            each for each in inside if isinstance(each, ast.stmt | ast.ExceptHandler | ast.match_case)
+        ]
     return {name.partition(".")[0] for name in names}
 
 

@@ -183,7 +183,7 @@ async def test_a_disk_that_another_program_fills_is_waited_for(relay: Relay, tmp
                 relay.publish(frames(21, 2_000))
                 await server.says("degraded: the log cannot be written")
                 assert (await health(server.port))[0] == 503
-                async with subscribe(server.port, cursor=1) as reader:
+                async with subscribe(server.port, cursor=1, queue=2_000) as reader:
                     assert await reader.events(20) == before
                 filler.unlink()
                 await server.says("recovered: the log cannot be written")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,11 +27,14 @@ from jetstream.verify_modes import Mode
 LIMITS = quick(settle_s=0.01, backoff_max_s=0.01)
 NAMES = ("a", "b")
 OFFSET = 7_000_000_000  # of the numbers of the second relay from those of the first
-# The cases come one after another, each with an account of its own: its numbers begin where they please.
+# The cases come one after another, each with an account of its own: its numbers begin where they please. Each
+# has one jump, up or down: tests/unit/admission/test_sequence.py has all of them.
 SENT = [
     *(case(name, 0) for name in STEADY),
-    *(case(name, 10_001) for name in CASES),
-    *(case(name, -1_000_000) for name in CASES),
+    *(
+        case(name, jump)
+        for name, jump in zip(CASES, cycle((10_001, 10_001, -1_000_000, -1_000_000)), strict=False)
+    ),
 ]
 
 

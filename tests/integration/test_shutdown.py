@@ -6,12 +6,20 @@ import asyncio
 import resource
 import signal
 import socket
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from tests.builders import identity
 from tests.relay import Relay
-from tests.serving import Start, get, process, until
+from tests.serving import LOOPBACK, Start, get, process, running, until
 from tests.subscriber import subscribe
+
+from jetstream.app import Service
+from jetstream.limits import Limits, RuntimeLimits, WebLimits
+from jetstream.settings import Settings
+
+# What clients that do not answer are given.
+SOON = Limits(web=WebLimits(shutdown_timeout_s=0.3, close_timeout_s=0.3), runtime=RuntimeLimits(close_s=0.3))
 
 HANDSHAKE = (
     b"GET /subscribe HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -20,8 +28,10 @@ HANDSHAKE = (
 
 
 async def test_clients_in_every_state_are_closed(relay: Relay, tmp_path: Path) -> None:
-    async with process(relay.url, tmp_path) as server:
-        address = ("127.0.0.1", server.port)
+    settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path)
+    async with AsyncExitStack() as server:
+        service = await server.enter_async_context(running(Service(settings, SOON)))
+        address = ("127.0.0.1", service.port)
         with (
             socket.create_connection(address),  # says nothing
             socket.create_connection(address) as between_requests,
@@ -34,13 +44,13 @@ async def test_clients_in_every_state_are_closed(relay: Relay, tmp_path: Path) -
             for client in (between_requests, deaf):
                 assert (await asyncio.to_thread(client.recv, 4096)).startswith(b"HTTP/1.1 ")
             async with (
-                subscribe(server.port) as live,
-                subscribe(server.port, requireHello="true") as before_its_hello,
+                subscribe(service.port) as live,
+                subscribe(service.port, requireHello="true") as before_its_hello,
             ):
-                server.signal(signal.SIGTERM)
+                service.stop()
                 for subscriber in (live, before_its_hello):
                     assert (await subscriber.ended())[0] == 1001
-            assert await server.ended() == 0
+            await server.aclose()  # it ends, without an error
             last = await asyncio.to_thread(deaf.recv, 4096)
             assert last[:1] == b"\x88"
             assert last[2:4] == (1001).to_bytes(2, "big")

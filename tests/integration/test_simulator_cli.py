@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,6 +23,21 @@ from jetstream.testing import network, simulated_network
 __all__ = ["network"]
 
 SMALL = ["--repos", "10", "--records", "5"]
+Failed = Callable[..., tuple[object, str]]
+
+
+@pytest.fixture
+def failed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Failed:
+    """Run a command in this process that fails. Return its exit code and its standard error."""
+    # What is set up here would stay for the tests after this one, and write to a stream that is closed then.
+    monkeypatch.setattr(logging_setup, "configure", lambda *_: None)
+
+    def run_here(*arguments: str) -> tuple[object, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(arguments))
+        return ended.value.code, capsys.readouterr().err
+
+    return run_here
 
 
 async def run(*arguments: str) -> tuple[int, str]:
@@ -199,32 +214,34 @@ async def test_a_firehose_that_ends_too_soon_is_reported_and_its_frames_are_kept
         (["record", "x", "--upstream", "http://"], "is not a host or URL"),
     ],
 )
-def test_a_wrong_command_line_is_one_line(
-    arguments: list[str],
-    output: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # What is set up here would stay for the tests after this one, and write to a stream that is closed then.
-    monkeypatch.setattr(logging_setup, "configure", lambda *_: None)
-    with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
-    line = capsys.readouterr().err
-    assert (ended.value.code, line.count("\n")) == (2, 1), line
+def test_a_wrong_command_line_is_one_line(arguments: list[str], output: str, failed: Failed) -> None:
+    code, line = failed(*arguments)
+    assert (code, line.count("\n")) == (2, 1), line
     assert output in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["simulate", "--truth", "/nowhere/at/all"],
+        ["simulate", "--replay", "/nowhere/at/all"],
+        ["record", "/nowhere/at/all", "--upstream", "localhost"],
+    ],
+)
+def test_a_file_that_cannot_be_opened_is_one_line(arguments: list[str], failed: Failed) -> None:
+    code, line = failed(*arguments)
+    assert (code, line.count("\n")) == (1, 1), line
+    assert "/nowhere/at/all" in line
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "output"),
     [
         (["simulate", "--no-serve"], 2, "needs --events"),
-        (["simulate", "--truth", "/nowhere/at/all"], 1, "/nowhere/at/all"),
-        (["simulate", "--replay", "/nowhere/at/all"], 1, "/nowhere/at/all"),
         (["simulate", "--port", "0", "--host", "256.0.0.1", *SMALL], 1, "256.0.0.1"),
-        (["record", "/nowhere/at/all", "--upstream", "localhost"], 1, "/nowhere/at/all"),
     ],
 )
-async def test_an_error_is_one_line(arguments: list[str], code: int, output: str) -> None:
+async def test_a_process_that_fails_prints_one_line(arguments: list[str], code: int, output: str) -> None:
     got, line = await run(*arguments)
     assert (got, line.count("\n")) == (code, 1), line
     assert output in line

@@ -10,7 +10,21 @@ from pathlib import Path
 import pytest
 import structlog
 from structlog.testing import capture_logs
-from tests.builders import LIKE, commit, create, dag_cbor, delete, error, frame, identity, like, nested, sync
+from tests.builders import (
+    LIKE,
+    Raw,
+    commit,
+    create,
+    dag_cbor,
+    delete,
+    error,
+    frame,
+    head,
+    identity,
+    like,
+    nested,
+    sync,
+)
 from tests.fixtures import captured_frames, json_lines
 from tests.relay import (
     Act,
@@ -488,7 +502,7 @@ BAD: list[tuple[str, str | bytes, int, list[str]]] = [
     ),
     ("a path that is no text", commit(2, [like(1), GOOD]).replace(b"like/1", b"like/\xff"), 1, ["op_cbor"]),
     ("too many ops", commit(2, [delete(f"{LIKE}/{n}") for n in range(1_001)]), 0, ["commit_ops"]),
-    ("far too many ops", commit(2, ops=[{}] * 1_000_000), 0, ["frame_items"]),
+    ("far too many ops", commit(2, ops=Raw(head(4, 1_000_000) + b"\xa0" * 1_000_000)), 0, ["frame_items"]),
     ("too many blocks", commit(2, [GOOD], blocks=b"x" * 2_000_001), 0, ["commit_size"]),
     ("a large sync", frame("#sync", {"seq": 2, "blocks": b"x" * 10_001}), 0, ["sync_size"]),
     ("a float", commit(2, [create(f"{LIKE}/1", {"n": 1.5}), GOOD]), 1, ["record_float"]),

@@ -24,7 +24,7 @@ from jetstream.errors import LogError
 from jetstream.eventlog import Changes, Cursors, Gap
 from jetstream.identity.answers import Answer, Candidates
 from jetstream.limits import Limits
-from jetstream.metrics import Metrics
+from jetstream.metrics import AdmissionMetrics, Metrics
 from jetstream.model.event import Event, Key
 from jetstream.simulator.frames import Message, encode
 from jetstream.upstream.drops import DROP_REASONS
@@ -180,6 +180,17 @@ class Clock:
         return self.now
 
 
+Measured = tuple[Metrics, AdmissionMetrics]
+
+
+def measured(sources: tuple[str, ...]) -> Measured:
+    """Return new metrics, with those of some sources in them."""
+    metrics = Metrics()
+    for name in sources:
+        metrics.upstream(name, (), DROP_REASONS)
+    return metrics, metrics.admission(VERDICTS, REFUSALS)
+
+
 @dataclass
 class Server:
     """What is around an admission. It can be built again on the same log, as after a crash."""
@@ -196,6 +207,7 @@ class Server:
     deletions: Deletions = field(default_factory=lambda: Deletions(100))
     connected: list[str] = field(default_factory=list)
     examined: list[Task] = field(default_factory=list)
+    measured: Callable[[tuple[str, ...]], Measured] = measured
 
     def __post_init__(self) -> None:
         self.connected = self.connected or [*self.upstreams, *self.pds]
@@ -207,8 +219,7 @@ class Server:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Admission]:
-        self.metrics = Metrics()
-        self.counted = self.metrics.admission(VERDICTS, REFUSALS)
+        self.metrics, self.counted = self.measured((*self.upstreams, *self.pds))
         rules = Rules(
             self.mode,
             chained=self.mode == "full" or self.is_merged,
@@ -216,8 +227,6 @@ class Server:
             pass_unproven=self.pass_unproven,
         )
         accounts = Accounts(self.upstreams, self.pds, {}, now=self.clock(), grace_s=30.0, rows_max=100)
-        for name in (*self.upstreams, *self.pds):
-            self.metrics.upstream(name, (), DROP_REASONS)
         parts = Parts(
             self.log,
             self.log.append,

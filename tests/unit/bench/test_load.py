@@ -109,7 +109,7 @@ def test_the_command_fetches_the_dictionary_of_the_server(server: tuple[Target, 
     sizes = {}
     for compress in (False, True):
         report = tmp_path / "report.json"
-        bench(url, Options(subscribers=5, warm_up=0.1, seconds=1, compress=compress, json=report))
+        bench(url, Options(subscribers=5, warm_up=0.1, seconds=0.5, compress=compress, json=report))
         figures = json.loads(report.read_bytes())
         sizes[compress] = figures["bytes_per_s"] / figures["messages_per_s"]
     assert sizes[True] < sizes[False] / 2

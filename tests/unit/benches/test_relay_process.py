@@ -17,7 +17,7 @@ from jetstream.simulator.world import Population
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recording") / "frames.bin.zst"
-    return kept(path, islice(simulated(Population(), 500), 50))
+    return kept(path, islice(simulated(Population(repos=20, records=5), 500), 50))
 
 
 @pytest.fixture

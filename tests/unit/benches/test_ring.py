@@ -16,7 +16,8 @@ from jetstream.simulator.world import Population
 from jetstream.upstream.envelope import read_envelope
 from jetstream.upstream.extract import extract
 
-FRAMES = [frame for frame in islice(simulated(Population(), 500), 205) if b"factive\xf4" not in frame][:200]
+SMALL = Population(repos=20, records=5)
+FRAMES = [frame for frame in islice(simulated(SMALL, 500), 205) if b"factive\xf4" not in frame][:200]
 NOW_US = 1_790_000_000_123_456
 
 

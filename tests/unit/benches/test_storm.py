@@ -20,12 +20,11 @@ from jetstream.simulator.world import Population
 
 REPOS = 30
 TIMEOUT_S = 30
+SMALL = Population(repos=20, records=5)
 
 
 def test_all_get_what_they_asked_for_and_after_a_storm_still_do(tmp_path: Path) -> None:
-    relay = RelayProcess(
-        kept(tmp_path / "frames.bin.zst", islice(simulated(Population(), 500), 2_000)), REPOS
-    )
+    relay = RelayProcess(kept(tmp_path / "frames.bin.zst", islice(simulated(SMALL, 500), 2_000)), REPOS)
     server = Server(relay.url, tmp_path / "data", [])
     relay.wait_connected()
     readings = RelayReadings()
@@ -46,7 +45,7 @@ def _run(relay: RelayProcess, server: Server, load: StormLoad, readings: RelayRe
     meter = Meter(load, server.pid, lambda _: None)
     load.begin()
     accepted_s = load.connect(steady + victims, 0, TIMEOUT_S)
-    relay.begin(rate=400, events=1_500, seconds=TIMEOUT_S)  # last: events come while it is measured
+    relay.begin(rate=800, events=1_500, seconds=TIMEOUT_S)  # last: events come while it is measured
     load.run_until(lambda: load.reference.subscription.events >= 200, TIMEOUT_S)
     figures = meter.measure(0.5, accepted_s)
     storm = raise_storm(load, victims, 0.5, rng)

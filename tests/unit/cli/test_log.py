@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from tests.logs.copying import copied
 
 from jetstream.cli import main
 from jetstream.cli.log import cat, check, repair, stats
@@ -47,7 +47,7 @@ def whole_log(tmp_path_factory: pytest.TempPathFactory, batch_of: BatchOf, curso
 @pytest.fixture
 def directory(whole_log: Path, tmp_path: Path) -> Path:
     """A copy of it."""
-    return Path(shutil.copytree(whole_log, tmp_path, dirs_exist_ok=True))
+    return copied(whole_log, tmp_path)
 
 
 def written(capsysbinary: pytest.CaptureFixture[bytes]) -> list[bytes]:

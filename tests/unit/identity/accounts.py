@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -16,6 +17,7 @@ def did_of(number: int) -> str:
     return plc_did(sha256(b"%d" % number).digest()[:15])
 
 
+@cache
 def key_of(number: int) -> EncodedKey:
     """Return one of many keys; every third is P-256."""
     kind = P256Key if number % 3 == 2 else K256Key

@@ -15,6 +15,7 @@ from jetstream.simulator.repo import OPS_MAX
 from jetstream.simulator.world import Population, SteadyClock, World
 
 START_US = 1_767_225_600_000_000
+SEEDS = [1, 2, 3]
 
 
 def make(seed: int = 1, **population: object) -> World:
@@ -42,8 +43,12 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert not set(first) & set(other)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_every_commit_passes_the_check_of_a_strict_consumer(seed: int) -> None:
+    check_commits(seed, 1_000)  # 7,000 in tests/load
+
+
+def check_commits(seed: int, count: int) -> None:
     """Criterion: block hashes, commit CID, signature, valid tree, every op in it, inversion to prevData."""
     somewhere, checked = make(seed, repos=100, records=40), 0
     revs: dict[str, str] = {}
@@ -61,7 +66,7 @@ def test_every_commit_passes_the_check_of_a_strict_consumer(seed: int) -> None:
         elif isinstance(message, Sync):
             revs[message.did] = message.rev
             trees[message.did] = somewhere.all_accounts[message.did].repo.tree.cid
-        if checked == 7000:
+        if checked == count:
             break
 
 

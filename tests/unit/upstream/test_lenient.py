@@ -186,7 +186,8 @@ def test_what_is_no_frame(raw: bytes) -> None:
 @pytest.mark.parametrize("unit", [b"\x80", b"\xa0", b"\0", b"\x81", b"\x63seq", b"\xff"])
 def test_the_seq_is_found_before_and_after_very_many_items(unit: bytes) -> None:
     """Thirty-two megabytes of empty lists are two gigabytes of objects."""
-    many = Raw(b"\x9a\x01\xff\xff\xff" + unit * 0x1FFFFFF)
+    count = (32 << 20) // len(unit)
+    many = Raw(head(4, count) + unit * count)
     after, before = frame("#commit", {"a": many, "seq": 7}), frame("#commit", {"seq": 7, "zzzz": many})
 
     for raw in (after, before):

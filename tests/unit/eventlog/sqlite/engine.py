@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
+from tests.logs.copying import copied
 from tests.unit.eventlog.trimming import trim
 
 from jetstream.eventlog.sqlite.rewrite import read_tombstones
@@ -31,7 +31,7 @@ class SqliteEngine:
         self._generation += 1
         # While no checkpoint is under way: what it has copied is on the disk, and cannot be cut off.
         async with log._upkeep._running, log._state.writing:
-            shutil.copytree(old, self.files, ignore=shutil.ignore_patterns("*-shm"))
+            copied(old, self.files)
         await log.close()
 
     async def settle(self, log: SqliteLog) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from tests.logs.copying import copied
 from tests.unit.eventlog.events import make_event
 from tests.unit.eventlog.reading import times_from
 from tests.unit.eventlog.trimming import trim
@@ -58,7 +58,7 @@ def whole_log(tmp_path_factory: pytest.TempPathFactory, batch_of: BatchOf, curso
 @pytest.fixture
 def directory(whole_log: Path, tmp_path: Path) -> Path:
     """A copy of it."""
-    return Path(shutil.copytree(whole_log, tmp_path, dirs_exist_ok=True))
+    return copied(whole_log, tmp_path)
 
 
 @asynccontextmanager

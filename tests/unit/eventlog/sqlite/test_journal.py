@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
+from tests.logs.copying import copied
 from tests.unit.eventlog.reading import times_from
 
 from jetstream.atproto.compact_did import compact_did
@@ -65,9 +66,7 @@ async def appended(log: SqliteLog, batch_of: BatchOf, first: int, last: int) -> 
 
 def taken(log: SqliteLog, directory: Path) -> Path:
     """Copy the files as they are at this moment: what `kill -9` leaves."""
-    copy = directory.parent / f"{directory.name}-copy"
-    shutil.copytree(directory, copy, ignore=shutil.ignore_patterns("*-shm"))
-    return copy
+    return copied(directory, directory.parent / f"{directory.name}-copy")
 
 
 async def held(directory: Path) -> tuple[list[int], Cursors]:

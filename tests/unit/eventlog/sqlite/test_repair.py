@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.logs.copying import copied
 from tests.unit.eventlog.reading import times_from
 
 from jetstream.errors import LogCorrupt, LogError, LogFormat, LogLocked
@@ -47,7 +47,7 @@ def whole_log(tmp_path_factory: pytest.TempPathFactory, batch_of: BatchOf, curso
 @pytest.fixture
 def directory(whole_log: Path, tmp_path: Path) -> Path:
     """A copy of it."""
-    return Path(shutil.copytree(whole_log, tmp_path, dirs_exist_ok=True))
+    return copied(whole_log, tmp_path)
 
 
 async def times_in(directory: Path) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import shutil
 import sqlite3
 import tempfile
 from contextlib import ExitStack, closing, suppress
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.logs.copying import copied
 
 from jetstream.atproto.compact_did import compact_did
 from jetstream.conditions import Conditions
@@ -28,7 +28,6 @@ from jetstream.eventlog.sqlite import repair as repair_module
 from jetstream.eventlog.sqlite import repos
 from jetstream.eventlog.sqlite.check import Findings, check
 from jetstream.eventlog.sqlite.repair import repair
-from jetstream.eventlog.sqlite.reservation import NEW_FILE
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.eventlog.states import RECORD_BYTES, STATE_BYTES, in_steps, pack
@@ -145,10 +144,8 @@ class StatesAgainstDict(RuleBasedStateMachine):
             await asyncio.sleep(0)
             async with self.log._state.writing:
                 pass
-        # A reservation that is being written may be renamed meanwhile.
-        ignored = shutil.ignore_patterns("*-shm", NEW_FILE)
         async with self.log._state.writing:
-            shutil.copytree(old, new, ignore=ignored)
+            copied(old, new)
         await folding
 
     @invariant()
