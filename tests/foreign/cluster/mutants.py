@@ -41,8 +41,8 @@ MUTANTS: Final = (
     Mutant(
         "fence",
         (
-            Change("term.epoch = $1 AND term.holder = $2", _ALWAYS, 2, without=_CLAIMING),
-            Change("WHERE epoch = $1 AND holder = $2", f"WHERE {_ALWAYS}", 4, without=_CLAIMING),
+            Change("term.epoch = $1 AND term.holder = $2", _ALWAYS, without=_CLAIMING),
+            Change("WHERE epoch = $1 AND holder = $2", f"WHERE {_ALWAYS}", 5, without=_CLAIMING),
             Change("SELECT $3::bigint, $4::bigint", "SELECT (SELECT max(id) + 1 FROM tail), $4::bigint"),
             Change("(SELECT max(id) FROM tail_%s) = $3 - 1", "'tail_%s' <> '' AND $3::bigint IS NOT NULL"),
         ),
