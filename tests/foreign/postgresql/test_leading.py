@@ -193,6 +193,24 @@ async def test_leaders_that_count_their_heartbeats_are_followed_and_replaced(
     await term.close()
 
 
+async def test_a_leader_whose_database_is_away_waits_for_the_states_of_repositories(
+    own_server: Callable[..., Server], batch_of: BatchOf, cursor: Cursors
+) -> None:
+    """As it does with an append: else an outage would end the term of a server that checks signatures."""
+    server = own_server()
+    leader = await PostgresEngine(server.address).open(limits=BY_HAND)
+    did, state = bytes(15), bytes(24)
+    await leader.append(batch_of(range(1, 5)), Changes(cursor, {did: state}))
+    server.kill()
+    loading = asyncio.create_task(leader.load_repos([did, b"other" * 3]))
+    await asyncio.wait([loading], timeout=1.0)
+    server.start()
+    await loading
+    assert (leader.repo(did), leader.repo(b"other" * 3)) == (state, None)
+    await leader.append(batch_of(range(5, 7)), Changes(cursor))
+    await leader.close()
+
+
 async def test_with_a_synchronous_standby_a_promotion_loses_nothing(
     own_server: Callable[..., Server], batch_of: BatchOf, cursor: Cursors
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from jetstream.errors import Fenced, LogError
+from jetstream.errors import Fenced, LogError, LogUnreachable
 from jetstream.eventlog import Changes, Cursors, Gap
 from jetstream.eventlog.backpressure import Followers
 from jetstream.eventlog.columns import Columns
@@ -30,6 +30,7 @@ from jetstream.model.event import Key
 from jetstream.model.filter import Filter
 from jetstream.status import LogStatistics
 
+RETRY_S: Final = 0.5  # between two attempts to load states while the database does not answer
 AHEAD_US: Final = 30_000_000  # positions are reserved this far ahead of the next one
 
 
@@ -145,8 +146,16 @@ class Term:
         return did in self.repos
 
     async def load_repos(self, dids: Collection[bytes]) -> None:
-        """Have states at hand, at least until the next call. Raises LogError."""
-        await self.repos.load(dids)
+        """Have states at hand, at least until the next call. Raises LogError.
+
+        Waits while the database does not answer, as an append does: the term may go on after that.
+        """
+        while True:
+            self.raise_failure()
+            try:
+                return await self.repos.load(dids)
+            except LogUnreachable:
+                await asyncio.sleep(RETRY_S)
 
     def accounts(self) -> Mapping[tuple[str, str], bytes]:
         """Return what is stored of accounts, by source and DID."""
