@@ -193,19 +193,25 @@ async def test_leaders_that_count_their_heartbeats_are_followed_and_replaced(
     await term.close()
 
 
-async def test_a_leader_whose_database_is_away_waits_for_the_states_of_repositories(
+async def test_a_leader_whose_database_is_away_waits_for_answers(
     own_server: Callable[..., Server], batch_of: BatchOf, cursor: Cursors
 ) -> None:
-    """As it does with an append: else an outage would end the term of a server that checks signatures."""
+    """As it does with an append: else an outage would end the term of a server with several upstreams."""
     server = own_server()
     leader = await PostgresEngine(server.address).open(limits=BY_HAND)
     did, state = bytes(15), bytes(24)
-    await leader.append(batch_of(range(1, 5)), Changes(cursor, {did: state}))
+    batch = batch_of(range(1, 5))
+    await leader.append(batch, Changes(cursor, {did: state}))
+    first = batch.event(0)
+    unknown = first._replace(rev=b"another").key
     server.kill()
-    loading = asyncio.create_task(leader.load_repos([did, b"other" * 3]))
-    await asyncio.wait([loading], timeout=1.0)
+    asked = [leader.load_repos([did, b"other" * 3]), leader.holds([unknown]), leader.keys_from(1, 5)]
+    answers = [asyncio.create_task(each) for each in asked]
+    await asyncio.wait(answers, timeout=1.0)
     server.start()
-    await loading
+    _, found, keys = await asyncio.gather(*answers)
+    assert found == {}
+    assert first.key in keys
     assert (leader.repo(did), leader.repo(b"other" * 3)) == (state, None)
     await leader.append(batch_of(range(5, 7)), Changes(cursor))
     await leader.close()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from functools import partial
 from secrets import randbits
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -30,7 +31,9 @@ from jetstream.model.event import Key
 from jetstream.model.filter import Filter
 from jetstream.status import LogStatistics
 
-RETRY_S: Final = 0.5  # between two attempts to load states while the database does not answer
+Result = TypeVar("Result")
+
+RETRY_S: Final = 0.5  # between two questions while the database does not answer
 AHEAD_US: Final = 30_000_000  # positions are reserved this far ahead of the next one
 
 
@@ -127,11 +130,11 @@ class Term:
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
         """Return the keys of which an event is kept, each with a position."""
-        return await self.log.holds(keys)
+        return await self._answer(partial(self.log.holds, keys))
 
     async def keys_from(self, position: int, stop: int) -> set[Key]:
         """Return the keys of the oldest events in `[position, stop)`."""
-        return await self.log.keys_from(position, stop)
+        return await self._answer(partial(self.log.keys_from, position, stop))
 
     def statistics(self) -> LogStatistics:
         """Return what the log holds."""
@@ -148,12 +151,19 @@ class Term:
     async def load_repos(self, dids: Collection[bytes]) -> None:
         """Have states at hand, at least until the next call. Raises LogError.
 
-        Waits while the database does not answer, as an append does: the term may go on after that.
+        Waits while the database does not answer.
+        """
+        await self._answer(partial(self.repos.load, dids))
+
+    async def _answer(self, ask: Callable[[], Awaitable[Result]]) -> Result:
+        """Ask until the database answers, as an append does: an outage does not end the term.
+
+        Raises LogError for what it refuses, and Fenced if the term is over.
         """
         while True:
             self.raise_failure()
             try:
-                return await self.repos.load(dids)
+                return await ask()
             except LogUnreachable:
                 await asyncio.sleep(RETRY_S)
 
