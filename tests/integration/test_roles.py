@@ -30,6 +30,7 @@ from jetstream.clock import unix_us
 from jetstream.errors import LogLocked
 from jetstream.eventlog.sqlite.edge import EdgeLog
 from jetstream.eventlog.sqlite.schema import DATABASE
+from jetstream.eventlog.watermark import COUNTS
 from jetstream.limits import DeliveryLimits, Limits, LogLimits
 from jetstream.roles import Role
 from jetstream.settings import Settings
@@ -218,20 +219,20 @@ async def test_a_future_cursor_starts_live_at_every_endpoint(relay: Relay, run: 
 @pytest.mark.parametrize("ahead_us", [30_000_000, 0, -30_000_000])
 async def test_a_stream_ends_by_the_clock_of_the_writer(ahead_us: int, relay: Relay, run: Run) -> None:
     now_us = 1_700_000_000_000_000
-    end = now_us + 10_000_000
+    end = now_us + 10_240_000
     limits = replace(LIMITS, delivery=DeliveryLimits(watch_interval_s=0.01))
     ingest = await run.ingest(clock=lambda: now_us)
     edge = await run("edge", limits=limits, clock=lambda: now_us + ahead_us)
     async with subscribe(edge.port, cursor=1, until=end) as subscriber:
         publish(relay, 1, 2)
         assert numbers(await subscriber.events(1)) == [1]
-        now_us += 9_999_990
+        now_us += 10_240_000 - COUNTS
         await until(lambda: edge.reader.watermark == now_us)
         await edge.delivery.check(time.monotonic(), ping=False)
         publish(relay, 2, 3)
         assert numbers(await subscriber.events(1)) == [2]
         tip = ingest.log.tip
-        now_us += 10
+        now_us += COUNTS
         assert await subscriber.ended_at() == (
             1000,
             "done: until is reached, to go on connect with this cursor",

@@ -293,14 +293,14 @@ async def test_an_edge_knows_below_which_position_nothing_more_comes_once_it_has
         await leader.upkeep._transactions.beat()
         now += 10.0  # the heartbeat is looked at again
         await edge.looked_again()
-        assert edge.watermark == position - position % 2
+        assert edge.watermark == position - position % 256
     await append(leader, batch_of, cursor, range(2_000, 2_350))
-    leader.term.next_position = lambda: 3_000
+    leader.term.next_position = lambda: 3_072
     await leader.upkeep._transactions.beat()
     now += 10.0
     while edge.tip < 2_349:
         await edge.looked_again()
-        assert edge.watermark == (3_000 if edge.tip == 2_349 else 0)
+        assert edge.watermark == (3_072 if edge.tip == 2_349 else 0)
     await edge.close()
     await leader.close()
 

@@ -224,3 +224,34 @@ async def test_a_leader_answers_requests_while_its_database_is_frozen(
             finally:
                 frozen.thaw()
             await until(lambda: service.reader.statistics().events == 8)
+
+
+async def test_a_leader_goes_on_after_an_outage(
+    own_server: Callable[..., Server], relay: Relay, tmp_path: Path
+) -> None:
+    """What several upstreams bring meanwhile is compared with the log when the database is back."""
+    server, account = own_server(), Account()
+    frames = [
+        (seq, frame("#commit", {"seq": seq, **fields_of(account.create(str(seq)))})) for seq in range(1, 9)
+    ]
+    async with Relay() as other:
+        settings: dict[str, Any] = {
+            "role": "ingest",
+            "log": LogUrl(address=server.address),
+            "upstream": (Upstream("a", relay.url), Upstream("b", other.url)),
+            "data_dir": tmp_path,
+            "listen": LOOPBACK,
+        }
+        service = Service(Settings(**settings), reconnecting_at_once(Limits()))
+        async with running(service):
+            for each in relay, other:
+                await each.wait_accepted(1)
+            intake = service._reading
+            assert intake is not None
+            server.kill()
+            relay.publish(frames)
+            await until(lambda: any(source._frames for source in intake.sources))
+            await asyncio.sleep(1.0)  # for which the database stays away
+            server.start()
+            await until(lambda: service.reader.statistics().events == 8)
+            assert service._reading is intake

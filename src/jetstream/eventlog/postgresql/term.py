@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from functools import partial
 from secrets import randbits
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
-from jetstream.errors import Fenced, LogError
+from jetstream.errors import Fenced, LogError, LogUnreachable
 from jetstream.eventlog import Changes, Cursors, Gap
 from jetstream.eventlog.backpressure import Followers
 from jetstream.eventlog.columns import Columns
@@ -30,6 +31,9 @@ from jetstream.model.event import Key
 from jetstream.model.filter import Filter
 from jetstream.status import LogStatistics
 
+Result = TypeVar("Result")
+
+RETRY_S: Final = 0.5  # between two questions while the database does not answer
 AHEAD_US: Final = 30_000_000  # positions are reserved this far ahead of the next one
 
 
@@ -126,11 +130,11 @@ class Term:
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
         """Return the keys of which an event is kept, each with a position."""
-        return await self.log.holds(keys)
+        return await self._answer(partial(self.log.holds, keys))
 
     async def keys_from(self, position: int, stop: int) -> set[Key]:
         """Return the keys of the oldest events in `[position, stop)`."""
-        return await self.log.keys_from(position, stop)
+        return await self._answer(partial(self.log.keys_from, position, stop))
 
     def statistics(self) -> LogStatistics:
         """Return what the log holds."""
@@ -145,8 +149,23 @@ class Term:
         return did in self.repos
 
     async def load_repos(self, dids: Collection[bytes]) -> None:
-        """Have states at hand, at least until the next call. Raises LogError."""
-        await self.repos.load(dids)
+        """Have states at hand, at least until the next call. Raises LogError.
+
+        Waits while the database does not answer.
+        """
+        await self._answer(partial(self.repos.load, dids))
+
+    async def _answer(self, ask: Callable[[], Awaitable[Result]]) -> Result:
+        """Ask until the database answers, as an append does: an outage does not end the term.
+
+        Raises LogError for what it refuses, and Fenced if the term is over.
+        """
+        while True:
+            self.raise_failure()
+            try:
+                return await ask()
+            except LogUnreachable:
+                await asyncio.sleep(RETRY_S)
 
     def accounts(self) -> Mapping[tuple[str, str], bytes]:
         """Return what is stored of accounts, by source and DID."""

@@ -16,13 +16,14 @@ import asyncpg
 from jetstream.eventlog.postgresql.connection import ANSWER_S, LOST, connect, drop
 from jetstream.eventlog.postgresql.schema import LEADING
 from jetstream.eventlog.postgresql.term import Term
+from jetstream.eventlog.watermark import COUNTS
 
 _ANSWER_S: Final = 30.0  # after which a database that does not answer counts as gone
 # The row of the term is locked: no heartbeat is told after the next term has begun. The number is that of
 # `watermark.beat_after`.
-_BEAT: Final = """
+_BEAT: Final = f"""
 WITH mine AS (SELECT id FROM term WHERE epoch = $1 AND holder = $2 FOR SHARE)
-UPDATE leader SET beat = $3::bigint - $3::bigint % 2 + 1 - beat % 2 FROM mine RETURNING beat
+UPDATE leader SET beat = $3::bigint - $3::bigint % {COUNTS} + (beat + 1) % {COUNTS} FROM mine RETURNING beat
 """
 _TAKEN_OVER: Final = "another process has taken over"
 

@@ -136,6 +136,13 @@ class Space:
             raise LogUnwritable(self._database, "the disk is full; the rest is reserved for freeing space")
         return self.low
 
+    def find_reserve(self) -> None:
+        """Notice that somebody has deleted or cut the reserve: what is gone is not counted any more."""
+        size = 0
+        with suppress(OSError):
+            size = self._file.stat().st_size
+        self.reserve_held = min(self.reserve_held, size)
+
     def take_reserve(self) -> bool:
         """Write what is missing of the reserve, if there is room; return whether all of it is there.
 

@@ -375,6 +375,7 @@ class Upkeep:
         Appends wait for it, since they may cut it.
         """
         space = self._state.space
+        space.find_reserve()
         whole = space.reserve_held >= space.reserve_size
         if not whole:
             async with self._state.writing:

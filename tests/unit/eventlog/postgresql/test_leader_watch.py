@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jetstream.eventlog.postgresql.leader_watch import LeaderWatch
+from jetstream.eventlog.watermark import beat_after
 
 GONE_S = 5.0
 
@@ -45,6 +46,19 @@ def test_a_leader_is_gone_when_neither_its_heartbeat_nor_the_log_changes(world: 
     assert (watch.is_alive, watch.silent_s) == (True, 0.0)
 
 
+@pytest.mark.parametrize("seen", [1, 2, 3, 4])
+def test_a_leader_lives_whose_watermark_stands_still_however_often_one_looks(seen: int) -> None:
+    """As that of a mirror does whose upstream is silent. Edges see every second heartbeat, or so."""
+    world, beat = World(), 0
+    for number in range(40):
+        beat = beat_after(beat, 1_700_000_000_000_000)
+        world.wait(0.5)
+        if number % seen == 0:
+            world.watch.look(beat, 0)
+            assert world.watch.reason is None
+    assert world.watch.is_alive
+
+
 def test_a_heartbeat_that_was_never_seen_to_change_says_nothing_until_that_has_lasted() -> None:
     world = World()
     world.watch.look(7, 0)  # of a process that may be gone
@@ -56,10 +70,10 @@ def test_a_heartbeat_that_was_never_seen_to_change_says_nothing_until_that_has_l
 
 def test_the_watermark_is_known_to_a_reader_that_has_read_all_that_there_was_with_it(world: World) -> None:
     assert LeaderWatch(GONE_S, lambda: world.now).watermark(100) == 0
-    world.watch.look(1_001, 50)
-    assert [world.watch.watermark(tip) for tip in (0, 49, 50, 2_000)] == [0, 0, 1_000, 1_000]
-    world.watch.look(900, 50)  # of a mirror that writes now
-    assert world.watch.watermark(50) == 900
+    world.watch.look(1_025, 50)
+    assert [world.watch.watermark(tip) for tip in (0, 49, 50, 2_000)] == [0, 0, 1_024, 1_024]
+    world.watch.look(770, 50)  # of a mirror that writes now
+    assert world.watch.watermark(50) == 768
 
 
 def test_an_outage_of_the_database_is_no_silence_of_the_leader(world: World) -> None:

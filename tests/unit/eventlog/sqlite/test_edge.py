@@ -324,19 +324,19 @@ async def test_an_edge_knows_below_which_position_nothing_more_comes_once_it_has
     async with edge_of(tmp_path) as edge:
         assert edge.watermark == 0
         await append(writer, batch_of(range(1, 5)))
-        writer.next_position = lambda: 1_000
+        writer.next_position = lambda: 1_024
 
         def told() -> bool:
             edge._look_at_writer()
-            return edge._writer.watermark(4) == 1_000
+            return edge._writer.watermark(4) == 1_024
 
         await until(told)
         assert (edge.tip, edge.watermark) == (0, 0)
         await edge.look()
-        assert (edge.tip, edge.watermark) == (4, 1_000)
+        assert (edge.tip, edge.watermark) == (4, 1_024)
         async with following(edge):
-            writer.next_position = lambda: 2_000
-            await until(lambda: edge.watermark == 2_000)
+            writer.next_position = lambda: 2_048
+            await until(lambda: edge.watermark == 2_048)
     await writer.close()
 
 

@@ -50,16 +50,16 @@ async def test_a_writer_says_how_far_it_is(tmp_path: Path, cursor: Cursors) -> N
 async def test_a_writer_says_below_which_position_nothing_more_comes(tmp_path: Path) -> None:
     log, watch = await SqliteLog.open(tmp_path, limits=QUICK), WriterWatch(tmp_path, 5.0, lambda: 0.0)
     assert log.watermark == log.tip + 1
-    position = 1_000
+    position = 1_024
     log.next_position = lambda: position
 
     def told() -> int:
         watch.look(log.tip)
         return watch.watermark(log.tip)
 
-    await until(lambda: told() == log.watermark == 1_000)
-    position = 1_234
-    await until(lambda: told() == log.watermark == 1_234)
+    await until(lambda: told() == log.watermark == 1_024)
+    position = 1_280
+    await until(lambda: told() == log.watermark == 1_280)
     await log.close()
 
 
@@ -82,7 +82,7 @@ def test_a_writer_is_gone_when_nothing_of_it_changes(tmp_path: Path) -> None:
         now[0] += 6.0
         watch.look(50)
         assert watch.reason is not None
-        write_beat(file.fileno(), Beat(1, 2, 60))
+        write_beat(file.fileno(), Beat(1, 258, 60))
         watch.look(50)
         assert (watch.is_alive, watch.silent_s) == (True, 0.0)
         assert not watch.reason
@@ -94,7 +94,7 @@ def test_a_writer_is_gone_when_nothing_of_it_changes(tmp_path: Path) -> None:
         watch.note_life()
         assert watch.is_alive
         # A position below the watermark may be that of an event that the edge has not read.
-        assert [watch.watermark(tip) for tip in (0, 59, 60, 61)] == [0, 0, 2, 2]
+        assert [watch.watermark(tip) for tip in (0, 59, 60, 61)] == [0, 0, 256, 256]
         # The heartbeat tells of events that the edge has not read.
         assert watch.lag_s(51) == 5.5
         assert watch.lag_s(61) == 0.0

@@ -389,6 +389,22 @@ def test_what_is_lent_of_the_reserve_is_taken_back(disk: Path) -> None:
     assert space.take_reserve()
 
 
+@pytest.mark.parametrize("left", [None, 0, 4096])
+async def test_a_reserve_that_somebody_deletes_or_cuts_is_made_again(disk: Path, left: int | None) -> None:
+    writer = Writer(disk)
+    await writer.open(retention_s=3600.0)
+    await writer.store()
+    await writer.upkeep()
+    if left is None:
+        (disk / FILE).unlink()
+    else:
+        os.truncate(disk / FILE, left)
+    await writer.upkeep()
+    size = writer.log._state.space.reserve_size
+    assert (disk / FILE).stat().st_blocks * 512 == writer.log._state.space.reserve_held == size > 0
+    await writer.log.close()
+
+
 def test_nothing_is_committed_while_room_is_made_with_the_reserve(tmp_path: Path) -> None:
     space = Space(tmp_path)
     space.spend(1_000)
