@@ -22,7 +22,7 @@ def test_settings_without_effect_are_settings() -> None:
 
 def test_an_ingest_waits_a_little_for_more() -> None:
     limits = Limits().of_ingest()
-    assert limits.upstream.unawaited_rest_s == limits.sources.pds.unawaited_rest_s == 0.01
+    assert limits.upstream.unawaited_rest_s == limits.sources.pds.unawaited_rest_s == 0.006
     quick = Limits(upstream=UpstreamLimits(unawaited_rest_s=0.001)).of_ingest()
     assert quick.upstream.unawaited_rest_s == 0.001
 
