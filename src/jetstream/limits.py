@@ -723,8 +723,8 @@ class ExportLimits:
 
 
 # Seconds for which the sources of a server without subscribers of its own rest, so that what comes meanwhile
-# is one batch: its events are late by up to so much. At 500 events/s through a database, an ingest took 0.29 ms
-# of CPU for each event with this, 0.47 with 2 ms; with 10 ms, half of the events came 8 ms later.
+# is one batch: its events are late by up to so much. At 500 events/s through a database, an ingest took
+# 0.29 ms of CPU for each event with this, 0.47 with 2 ms; with 10 ms, half of the events came 8 ms later.
 LINGER_S: Final = 0.006
 # How many times as many frames its batches may have, and how many times as long decoding one may take, where
 # many frames wait: nobody waits for a turn, and each batch waits for a commit: milliseconds in a database.
