@@ -416,6 +416,10 @@ class Truth(NamedTuple):
     times: list[int]
     subjects: list[Subject]
 
+    def has_any(self, start: int, stop: int) -> bool:
+        """Tell whether there is an event in `[start, stop)`."""
+        return bisect_left(self.times, start) < bisect_left(self.times, stop)
+
 
 async def read_truth(service: Service) -> Truth:
     """Read all events: syncs, which are in the v2 wire only, and the others."""
@@ -444,7 +448,7 @@ def breach_of(visit: Visit, truth: Truth) -> str | None:
         return "unknown, repeated or out of order"
     if [truth.subjects[i].did for i in events] != [each.did for each in visit.messages if each.did]:
         return "other events"
-    if not is_end_right(visit):
+    if not is_end_right(visit, truth):
         return "a wrong end"
     stop = bisect_left(truth.times, visit.resume_at)
     passes = partial(wants, visit.transport.wire)
@@ -458,8 +462,11 @@ def follows(one: Message, other: Message) -> bool:
     return one.time_us < other.time_us or (one.time_us == other.time_us and not other.did)
 
 
-def is_end_right(visit: Visit) -> bool:
-    """Tell whether a connection kept to its bounds, and ended at one of them or with the server."""
+def is_end_right(visit: Visit, truth: Truth) -> bool:
+    """Tell whether a connection kept to its bounds, and ended at one of them or with the server.
+
+    When `until` has passed and no event has come, the cursor of the close is behind the newest event.
+    """
     count, last = len(visit.events), max(visit.events, default=0)
     if count > (visit.limit or sys.maxsize) or last >= (visit.until or sys.maxsize):
         return False
@@ -467,7 +474,8 @@ def is_end_right(visit: Visit) -> bool:
         return True
     code, cursor = visit.end
     if code == 1000:
-        return count == visit.limit or cursor == visit.until
+        until = visit.until or 0
+        return count == visit.limit or (last < cursor <= until and not truth.has_any(cursor, until))
     return code == (1012 if visit.transport.path == V2 else 1001)
 
 
