@@ -33,9 +33,9 @@ from jetstream.upstream.envelope import Envelope, read_envelope
 from jetstream.upstream.extract import MESSAGES, extract, possible_keys
 from jetstream.upstream.seq_tracker import SeqTracker
 
-# The messages that have a rev, and those that have none and are events.
+# The messages that have a rev, and all that may be events.
 _IN_REPOSITORIES: Final = frozenset({"commit", "sync"})
-_OF_ACCOUNTS: Final = MESSAGES.keys() - _IN_REPOSITORIES
+_EVENTFUL: Final = _IN_REPOSITORIES | MESSAGES.keys()
 # Tells whether the state of a repository shows that a commit or #sync was taken before, from this upstream or
 # another. None: there is no state.
 Knows = Callable[[Envelope], bool | None]
@@ -337,7 +337,7 @@ def _pass_on(seq: int, envelope: Envelope, batch: DecodedBatch) -> None:
         batch.add(envelope, (), (envelope.drop,))
         return
     batch.add(envelope, (), ())
-    if envelope.type in _IN_REPOSITORIES or envelope.type in _OF_ACCOUNTS:
+    if envelope.type in _EVENTFUL:
         batch.accepted_messages.append((seq, envelope))
         batch.ops += len(envelope.fields["ops"]) if envelope.type == "commit" else 1
 

@@ -81,13 +81,18 @@ def parse_notice(message: bytes) -> Notice:
 
 def parse_object(message: bytes) -> dict[str, Any]:
     """Read a message that is a JSON object. Raises Dropped."""
-    try:
-        value = orjson.loads(message)
-    except ValueError as error:
-        raise Dropped("message_form") from error
+    value = _parse_json(message)
     if type(value) is not dict:
         raise Dropped("message_form")
     return value
+
+
+def _parse_json(text: bytes) -> Any:
+    """Read what is JSON. Raises Dropped."""
+    try:
+        return orjson.loads(text)
+    except ValueError as error:
+        raise Dropped("message_form") from error
 
 
 def _commit(message: bytes, at: int) -> Message:
@@ -172,10 +177,7 @@ def require_object(body: bytes) -> dict[str, object]:
     """
     if len(body) > JSON_BYTES_MAX:
         raise Dropped("json_size")
-    try:
-        value = orjson.loads(body)
-    except ValueError as error:
-        raise Dropped("message_form") from error
+    value = _parse_json(body)
     if type(value) is not dict:
         raise Dropped("record_type")
     if b"\n" in body or b"\r" in body:
