@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from jetstream.eventlog.postgresql.connection import connect
 from jetstream.eventlog.postgresql.leading import Candidate, lead
 from jetstream.eventlog.postgresql.pool import Pool
 from jetstream.eventlog.postgresql.store import Options, PostgresLog
+from jetstream.intake import Intake
 from jetstream.limits import Limits, LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING
@@ -186,72 +188,67 @@ async def test_a_host_that_is_frozen_does_not_keep_the_next_one_from_being_used(
         await connect(frozen.address, connect_s=0.3)
 
 
-async def test_a_leader_answers_requests_while_its_database_is_frozen(
-    frozen: Server, relay: Relay, tmp_path: Path
-) -> None:
-    """It has several upstreams, so each message is compared with a state that is in the database."""
-    account = Account()
-    frames = [
-        (seq, frame("#commit", {"seq": seq, **fields_of(account.create(str(seq)))})) for seq in range(1, 9)
-    ]
+@asynccontextmanager
+async def ingest_of_two(address: str, relay: Relay, directory: Path) -> AsyncIterator[tuple[Service, Intake]]:
+    """Run an ingest that reads a relay and another one: each message is compared with a state."""
     async with Relay() as other:
         settings: dict[str, Any] = {
             "role": "ingest",
-            "log": LogUrl(address=frozen.address),
+            "log": LogUrl(address=address),
             "upstream": (Upstream("a", relay.url), Upstream("b", other.url)),
-            "data_dir": tmp_path,
+            "data_dir": directory,
             "listen": LOOPBACK,
         }
         service = Service(Settings(**settings), reconnecting_at_once(Limits()))
         async with running(service):
             for each in relay, other:
                 await each.wait_accepted(1)
-            intake, done = service._reading, asyncio.Event()
-            assert intake is not None
+            assert service._reading is not None
+            yield service, service._reading
 
-            async def ask() -> None:
-                while not done.is_set():
-                    async with asyncio.timeout(3.0):
-                        await get(service.port, "/health")
 
-            frozen.freeze()
-            try:
-                asking = asyncio.create_task(ask())
-                relay.publish(frames)
-                await until(lambda: any(source._frames for source in intake.sources))
-                done.set()
-                await asking
-            finally:
-                frozen.thaw()
-            await until(lambda: service.reader.statistics().events == 8)
+def publish_commits(relay: Relay) -> None:
+    """Have a relay send eight commits of one account."""
+    account = Account()
+    relay.publish(
+        [(seq, frame("#commit", {"seq": seq, **fields_of(account.create(str(seq)))})) for seq in range(1, 9)]
+    )
+
+
+async def test_a_leader_answers_requests_while_its_database_is_frozen(
+    frozen: Server, relay: Relay, tmp_path: Path
+) -> None:
+    """It has several upstreams, so each message is compared with a state that is in the database."""
+    async with ingest_of_two(frozen.address, relay, tmp_path) as (service, intake):
+        done = asyncio.Event()
+
+        async def ask() -> None:
+            while not done.is_set():
+                async with asyncio.timeout(3.0):
+                    await get(service.port, "/health")
+
+        frozen.freeze()
+        try:
+            asking = asyncio.create_task(ask())
+            publish_commits(relay)
+            await until(lambda: any(source._frames for source in intake.sources))
+            done.set()
+            await asking
+        finally:
+            frozen.thaw()
+        await until(lambda: service.reader.statistics().events == 8)
 
 
 async def test_a_leader_goes_on_after_an_outage(
     own_server: Callable[..., Server], relay: Relay, tmp_path: Path
 ) -> None:
     """What several upstreams bring meanwhile is compared with the log when the database is back."""
-    server, account = own_server(), Account()
-    frames = [
-        (seq, frame("#commit", {"seq": seq, **fields_of(account.create(str(seq)))})) for seq in range(1, 9)
-    ]
-    async with Relay() as other:
-        settings: dict[str, Any] = {
-            "role": "ingest",
-            "log": LogUrl(address=server.address),
-            "upstream": (Upstream("a", relay.url), Upstream("b", other.url)),
-            "data_dir": tmp_path,
-            "listen": LOOPBACK,
-        }
-        service = Service(Settings(**settings), reconnecting_at_once(Limits()))
-        async with running(service):
-            for each in relay, other:
-                await each.wait_accepted(1)
-            intake = service._reading
-            assert intake is not None
-            server.kill()
-            relay.publish(frames)
-            await until(lambda: any(source._frames for source in intake.sources))
-            await asyncio.sleep(1.0)  # for which the database stays away
-            server.start()
-            await until(lambda: service.reader.statistics().events == 8)
-            assert service._reading is intake
+    server = own_server()
+    async with ingest_of_two(server.address, relay, tmp_path) as (service, intake):
+        server.kill()
+        publish_commits(relay)
+        await until(lambda: any(source._frames for source in intake.sources))
+        await asyncio.sleep(1.0)  # for which the database stays away
+        server.start()
+        await until(lambda: service.reader.statistics().events == 8)
+        assert service._reading is intake

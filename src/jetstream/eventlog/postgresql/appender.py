@@ -35,7 +35,7 @@ from jetstream.eventlog.postgresql.connection import LOST, connect, describe, dr
 from jetstream.eventlog.postgresql.schema import CHANNEL, TAILS, Epoch
 from jetstream.urls import shown
 
-RETRY_S: Final = 0.5  # between two attempts to find out what became of an append
+RETRY_S: Final = 0.5  # between two questions of an append or a term while the database does not answer
 ABANDONED_S: Final = 2.0  # for which an append may go on when nobody waits for it any more
 _RESIGN_S: Final = 2.0  # a database that does not answer is not waited for: a standby takes over anyway
 _CLOSE_S: Final = 1.0

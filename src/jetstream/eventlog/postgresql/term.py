@@ -20,7 +20,7 @@ from jetstream.eventlog.backpressure import Followers
 from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.cursors import cursor_row
 from jetstream.eventlog.erase import find_tombstones
-from jetstream.eventlog.postgresql.appender import Appender, Entry
+from jetstream.eventlog.postgresql.appender import RETRY_S, Appender, Entry
 from jetstream.eventlog.postgresql.beginning import Stored
 from jetstream.eventlog.postgresql.repo_states import RepoStates
 from jetstream.eventlog.postgresql.schema import Epoch, pack
@@ -33,7 +33,6 @@ from jetstream.status import LogStatistics
 
 Result = TypeVar("Result")
 
-RETRY_S: Final = 0.5  # between two questions while the database does not answer
 AHEAD_US: Final = 30_000_000  # positions are reserved this far ahead of the next one
 
 
