@@ -37,6 +37,7 @@ from jetstream.errors import LogError, LogUnwritable, SettingError
 from jetstream.eventlog import Changes, Cursors, Gap, lookup
 from jetstream.eventlog.backpressure import Followers
 from jetstream.eventlog.columns import Columns
+from jetstream.eventlog.cursors import cursor_row
 from jetstream.eventlog.erase import Tombstones, find_tombstones
 from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, bytes_on_disk, wal_bytes
 from jetstream.eventlog.sqlite.gaps import GAP_BYTES, insert_gaps
@@ -47,6 +48,7 @@ from jetstream.eventlog.sqlite.repos import PAGE_BYTES, insert_changes
 from jetstream.eventlog.sqlite.reservation import Machine
 from jetstream.eventlog.sqlite.schema import (
     Totals,
+    commit_row,
     count_erasure,
     insert_row,
     read_accounts,
@@ -211,24 +213,27 @@ class SqliteLog:
 
         While the database cannot be written, none is: so a disk that refuses is noticed at the next append.
         """
-        state, cursors = self._state, changes.cursors
-        if size > state.limits.journaled_bytes or state.space.full:
+        state = self._state
+        if size > state.limits.journaled_bytes or state.space.full or changes.gaps or changes.accounts:
             return False
-        if changes.gaps or changes.accounts or cursors.keys() != state.cursors.keys():
-            return False
-        moved = self._moved(cursors)
-        if sum(len(each.unstored) for each in moved.values()) > state.limits.journaled_seqs:
+        moved = self._moved(changes.cursors)
+        if moved is None or sum(len(each.unstored) for each in moved.values()) > state.limits.journaled_seqs:
             return False
         first, last = (batch.first, batch.last) if columns is not None else (state.tip + 1, state.tip)
         return state.journal.append(
             Entry(first, last, columns, moved, changes.repos), state.commits, state.tip
         )
 
-    def _moved(self, cursors: Cursors) -> Cursors:
-        """Return the cursors that have moved, at least one if there is any. Of hundreds, one or two have."""
+    def _moved(self, cursors: Cursors) -> Cursors | None:
+        """Return the cursors that have moved, at least one if there is any; None for other sources.
+
+        Of hundreds, one or two have.
+        """
+        before = self._state.cursors
+        if cursors.keys() != before.keys():
+            return None
         if len(cursors) == 1:
             return cursors
-        before = self._state.cursors
         moved = {source: each for source, each in cursors.items() if before[source] != each}
         return moved or dict(islice(cursors.items(), 1))
 
@@ -236,41 +241,67 @@ class SqliteLog:
         self, batch: Batch, columns: Columns | None, changes: Changes, tombstones: Tombstones
     ) -> None:
         """Write one append, and what is in the journal before it, to the database."""
-        state = self._state
-        entries, row_id = state.journal.entries, None
+        state, journal = self._state, self._state.journal
+        totals = Totals(
+            state.tip if columns is None else batch.last, state.appended + len(batch), state.commits + 1
+        )
+        if not (journal.entries or tombstones) and self._commit_row(batch, columns, changes, totals):
+            state.commits += 1
+            return
+        row_id = None
         with Transaction(state.writer):
-            if entries:
-                row_id = store_entries(state.writer, entries, state.appended, state.commits + 1)
-            row_id = self._store(batch, columns, changes, tombstones) or row_id
+            if journal.entries:
+                row_id = store_entries(state.writer, journal.entries, state.appended, totals.commits)
+            row_id = self._store(batch, columns, changes, tombstones, totals) or row_id
         state.commits += 1
         state.repos.note_row(row_id)
-        state.journal.clear()
+        journal.clear()
+
+    def _commit_row(self, batch: Batch, columns: Columns | None, changes: Changes, totals: Totals) -> bool:
+        """Commit an append that is one row of the tail and one cursor; return False if it is not.
+
+        Nearly all are, since states of repositories come with `--verify full` only.
+        """
+        state = self._state
+        if columns is None or len(columns.bodies) > state.limits.batch_bytes:
+            return False
+        if changes.repos or changes.gaps or changes.accounts:
+            return False
+        moved = self._moved(changes.cursors)
+        if moved is None or len(moved) != 1:
+            return False
+        ((source, cursor),) = moved.items()
+        commit_row(state.writer, batch.first, columns, cursor_row(source, cursor), totals)
+        return True
 
     def _store(
-        self, batch: Batch, columns: Columns | None, changes: Changes, tombstones: Tombstones
+        self,
+        batch: Batch,
+        columns: Columns | None,
+        changes: Changes,
+        tombstones: Tombstones,
+        totals: Totals,
     ) -> int | None:
         """Write one append, inside a transaction: rows of the tail, tombstones, changes.
 
         Returns the row of the states of repositories, if some have changed.
         """
         state = self._state
-        writer, batch_bytes, tip = state.writer, state.limits.batch_bytes, state.tip
+        writer, batch_bytes = state.writer, state.limits.batch_bytes
         if columns is not None:
-            tip = batch.last
             if len(columns.bodies) <= batch_bytes:
-                insert_row(writer, batch.first, tip, columns)
+                insert_row(writer, batch.first, batch.last, columns)
             else:  # in parts, so that no reader must take more into memory at once
                 for part in batch.parts(batch_bytes):
                     insert_row(writer, part.first, part.last, Columns.of(part))
         if tombstones:
             writer.executemany("INSERT OR REPLACE INTO tombstone VALUES (?, ?)", tombstones.items())
             count_erasure(writer)
-        cursors = changes.cursors
-        same_sources = cursors.keys() == state.cursors.keys()
-        if same_sources:
-            cursors = self._moved(cursors)
-        totals = Totals(tip, state.appended + len(batch), state.commits + 1)
-        store_cursors(writer, cursors, totals, same_sources=same_sources)
+        moved = self._moved(changes.cursors)
+        if moved is None:
+            store_cursors(writer, changes.cursors, totals, same_sources=False)
+        else:
+            store_cursors(writer, moved, totals, same_sources=True)
         if changes.gaps:
             insert_gaps(writer, changes.gaps)
         if changes.accounts:

@@ -4,12 +4,13 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
 from tests.unit.eventlog.reading import times_from
 
 from jetstream.errors import LogCorrupt, LogLocked, LogUnwritable, SettingError
-from jetstream.eventlog import Changes, Cursors, SourceCursor
+from jetstream.eventlog import Changes, Cursors, Gap, SourceCursor
 from jetstream.eventlog.sqlite.connection import database_files
 from jetstream.eventlog.sqlite.reservation import NEW_FILE
 from jetstream.eventlog.sqlite.schema import DATABASE
@@ -90,6 +91,65 @@ async def test_a_full_disk_stores_nothing_and_ends_by_itself(
     await log.append(batch_of(range(3, 3000)), Changes(cursor))
     assert log.statistics().writable
     assert await times_from(log) == list(range(1, 3000))
+
+
+LARGE: Final = LogLimits(journaled_bytes=0, batch_bytes=10_000)  # each append is committed at once
+MANY: Final = {"a:1": SourceCursor(1), "b:1": SourceCursor(1)}
+
+
+@pytest.mark.parametrize(
+    ("events", "changes", "at_once"),
+    [
+        (range(10, 20), Changes(MANY | {"b:1": SourceCursor(2)}), True),
+        (range(10, 20), Changes(MANY | {"b:1": SourceCursor(5, 9, 7, 8, (6, 7))}), True),
+        (range(10, 20), Changes(MANY), True),
+        (range(10, 20), Changes({"a:1": SourceCursor(2), "b:1": SourceCursor(2)}), False),
+        (range(10, 20), Changes(MANY | {"c:1": SourceCursor(1)}), False),
+        (range(10, 20), Changes({"b:1": SourceCursor(3)}), False),
+        (range(10, 20), Changes({}), False),
+        (range(10, 20), Changes(MANY, {bytes(15): b"s" * 24}), False),
+        (range(10, 20), Changes(MANY, gaps=[Gap(5, "did:plc:a", "", "3l3qo2vuowo2b", "sync")]), False),
+        (range(10, 20), Changes(MANY, accounts={("a:1", "did:plc:a"): b"x"}), False),
+        (range(0), Changes(MANY, accounts={("a:1", "did:plc:a"): b"x"}), False),
+        (range(10, 2_000), Changes(MANY | {"b:1": SourceCursor(2)}), False),
+    ],
+)
+async def test_one_row_and_one_cursor_are_one_statement(
+    tmp_path: Path, batch_of: BatchOf, events: range, changes: Changes, at_once: bool
+) -> None:
+    log = await SqliteLog.open(tmp_path, limits=LARGE)
+    await log.append(batch_of(range(1, 9)), Changes(MANY))
+    executed: list[str] = []
+    log._state.writer.set_trace_callback(executed.append)
+    await log.append(batch_of(events), changes)
+    log._state.writer.set_trace_callback(None)
+    assert any("INTO append" in each for each in executed) == at_once
+    assert ("BEGIN IMMEDIATE" in executed) == (not at_once)
+    await log.close()
+    again = await SqliteLog.open(tmp_path)
+    assert again.cursors == changes.cursors
+    assert again.statistics().events == 8 + len(events)
+    assert await times_from(again) == [*range(1, 9), *events]
+    await again.close()
+
+
+@pytest.mark.parametrize("pages", range(0, 12, 2))
+async def test_a_full_disk_stores_neither_the_row_nor_the_cursor(
+    tmp_path: Path, batch_of: BatchOf, pages: int
+) -> None:
+    log = await SqliteLog.open(tmp_path, limits=LARGE)
+    await log.append(batch_of(range(1, 9)), Changes(MANY))
+    await log.maintain()
+    (count,) = log._state.writer.execute("PRAGMA page_count").fetchone()
+    log._state.writer.execute(f"PRAGMA max_page_count = {count + pages}")
+    with pytest.raises(LogUnwritable, match="full"):
+        await log.append(batch_of(range(10, 400)), Changes(MANY | {"b:1": SourceCursor(2)}))
+    assert not log._state.writer.in_transaction
+    await log.close()
+    again = await SqliteLog.open(tmp_path)
+    assert (again.tip, again.cursors) == (8, MANY)
+    assert await times_from(again) == list(range(1, 9))
+    await again.close()
 
 
 async def test_a_reader_in_the_middle_of_a_segment_waits_for_no_thread(
