@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,12 @@ def test_a_new_top_level_module_without_a_layer_is_rejected(graph: grimp.ImportG
     graph.add_module("jetstream.new")
     assert not kept(graph, "Imports point down")
     graph.remove_module("jetstream.new")
+
+
+def test_no_modules_import_each_other_in_a_circle(graph: grimp.ImportGraph) -> None:
+    """Not even for their types. Raises CycleError, which has the circle."""
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    TopologicalSorter(imports).prepare()
 
 
 @pytest.mark.parametrize("reader", ["delivery", "web"])
