@@ -18,6 +18,7 @@ from jetstream.logging_setup import Throttled
 # What each condition means, for the log lines.
 CONDITIONS: Final = {
     "log_unwritable": "the log cannot be written",
+    "disk_low": "the disk is nearly full",
     "clock": "the newest event is ahead of the clock, or the clock has stepped",
     "wal": "the write-ahead log is over its bound",
     "damage": "the log has a damaged part",
@@ -41,6 +42,7 @@ CONDITIONS: Final = {
 # What the operator can do about each, for `/status.json` and the log.
 HINTS: Final = {
     "log_unwritable": "free space on the disk of --data-dir, or lower --retention-bytes",
+    "disk_low": "free space on the disk of --data-dir, or lower --retention-bytes, before it is full",
     "clock": "set the clock right; `jetstream log rebase-time` is for a log that is ahead of it",
     "wal": "end the other program that has the log's file open, such as a backup or the sqlite3 shell",
     "damage": "check the disk; `jetstream log check` says what is lost, `jetstream log repair` removes it",
