@@ -106,7 +106,7 @@ class Conditions:
     def end(self, name: str, upstream: str = "") -> None:
         """End a condition, and log that; does nothing if it does not hold."""
         if self.reasons.pop(key(name, upstream), None) is not None:
-            event = f"recovered: {CONDITIONS[name]}"
+            event = f"recovered from: {CONDITIONS[name]}"
             self._logger.info(event, condition=name, **({"upstream": upstream} if upstream else {}))
 
     def end_all(self, upstream: str) -> None:

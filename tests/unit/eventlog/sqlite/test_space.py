@@ -430,7 +430,7 @@ async def test_a_disk_without_room_for_the_reserve_is_a_condition_until_there_is
     assert conditions.reasons == {}
     assert [line["event"] for line in lines if "the disk" in line["event"]] == [
         "degraded: the disk is nearly full",
-        "recovered: the disk is nearly full",
+        "recovered from: the disk is nearly full",
     ]
 
 
