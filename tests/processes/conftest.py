@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.integration.conftest import another, jetstream, pytest_asyncio_loop_factories, relay, sleeps, start
+from tests.integration.conftest import jetstream, pytest_asyncio_loop_factories, relay, start
 
-__all__ = ["another", "jetstream", "pytest_asyncio_loop_factories", "relay", "sleeps", "start"]
+__all__ = ["jetstream", "pytest_asyncio_loop_factories", "relay", "start"]
