@@ -427,6 +427,23 @@ async def test_a_disk_that_is_too_small_for_a_reserve_is_one_warning(disk: Path)
     ]
 
 
+async def test_a_directory_that_is_gone_stops_appends_and_not_upkeep(tmp_path: Path) -> None:
+    log = await SqliteLog.open(tmp_path / "log", limits=BY_HAND)
+    await log.append(Batch.of([make_event(1)], [1]), Changes(CURSOR))
+    (tmp_path / "log").rename(tmp_path / "away")
+    log._state.space.allowance = 0
+    with pytest.raises(LogUnwritable, match="No such file"):
+        await log.append(Batch.of([make_event(2)], [2]), Changes(CURSOR))
+    with pytest.raises(LogUnwritable, match="No such file"):
+        await log.maintain()
+    assert not log.statistics().writable
+    (tmp_path / "away").rename(tmp_path / "log")
+    await log.maintain()
+    await log.append(Batch.of([make_event(2)], [2]), Changes(CURSOR))
+    assert log.statistics().writable
+    await log.close()
+
+
 async def test_a_file_system_that_does_not_say_what_is_free_is_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
