@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from copy import copy
 from dataclasses import fields, replace
-from functools import cache
 from io import StringIO
 from ipaddress import ip_network
 from itertools import chain, zip_longest
@@ -12,8 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from cyclopts import App
-from cyclopts.argument import ArgumentCollection
 from rich.console import Console
 from structlog.testing import capture_logs
 
@@ -35,8 +31,6 @@ from jetstream.supervisor import supervisor
 from jetstream.upstreams import FIREHOSE_PATH, SUBSCRIBE_EVENTS_PATH, Upstream
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
-# What a command line changes in a flag.
-STATE = ("tokens", "_value", "_marked_converted", "_mark_converted_override")
 Serve = Callable[..., Settings]
 Fail = Callable[..., str]
 
@@ -47,34 +41,11 @@ def _nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(setting.variable, raising=False)
 
 
-@cache
-def flags_of_serve() -> tuple[ArgumentCollection, list[list[Any]]]:
-    """Return the flags as cyclopts assembles them for each command line, and the state of each then."""
-    flags = cli.app["serve"].assemble_argument_collection()
-    return flags, [[copy(getattr(flag, name)) for name in STATE] for flag in flags]
-
-
-def assembled_once() -> ArgumentCollection:
-    """Return the flags, in the state before a command line. To assemble them takes 20 ms."""
-    flags, states = flags_of_serve()
-    for flag, state in zip(flags, states, strict=True):
-        for name, value in zip(STATE, state, strict=True):
-            setattr(flag, name, copy(value))
-    return flags
-
-
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     """Run `jetstream serve` up to the service, and return its settings."""
     told: list[Settings] = []
 
-    flags_of_serve()
-    assemble, ours = App.assemble_argument_collection, cli.app["serve"]
-
-    def assembled(app: App, **more: Any) -> ArgumentCollection:
-        return assembled_once() if app is ours and not more else assemble(app, **more)
-
-    monkeypatch.setattr(App, "assemble_argument_collection", assembled)
     monkeypatch.setattr(service, "serve", told.append)
     monkeypatch.setattr(supervisor, "serve", told.append)
     monkeypatch.setattr(cli, "run", lambda _main: None)
