@@ -146,7 +146,7 @@ async def test_totals_are_stored_whatever_rows_there_are(
     await log.append(batch_of(range(10, 20)), Changes(cursors))
     await log.close()
     again = await SqliteLog.open(tmp_path)
-    assert (again.cursors.keys(), again.statistics().events) == (MANY.keys() & again.cursors.keys(), 18)
+    assert again.statistics().events == 18
     assert bool(again.cursors) == bool(cursors)
     assert await times_from(again) == [*range(1, 9), *range(10, 20)]
     await again.close()
