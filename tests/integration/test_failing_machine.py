@@ -186,6 +186,6 @@ async def test_a_disk_that_another_program_fills_is_waited_for(relay: Relay, tmp
                 async with subscribe(server.port, cursor=1, queue=2_000) as reader:
                     assert await reader.events(20) == before
                 filler.unlink()
-                await server.says("recovered: the log cannot be written")
+                await server.says("recovered from: the log cannot be written")
                 assert len(await subscriber.events(1_980)) == 1_980
             assert (await health(server.port))[0] == 200

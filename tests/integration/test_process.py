@@ -180,7 +180,7 @@ async def test_a_full_disk_holds_upstream_serves_readers_and_recovers_by_itself(
             async with subscribe(server.port, cursor=1) as reader:
                 assert await reader.events(20) == before
             server.limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
-            await server.says("recovered: the log cannot be written")
+            await server.says("recovered from: the log cannot be written")
             after = await subscriber.events(20)
             times = [event["time_us"] for event in before + after]
             assert times == sorted(set(times))

@@ -137,6 +137,7 @@ async def test_an_upstream_that_is_lost_comes_back_and_the_others_go_on(
     assert (status, body["status"]) == (200, "degraded")
     (reason,) = body["reasons"]
     assert reason.startswith(f"b ({another.url}) has been gone for ")
+    await until(lambda: "503" in service.conditions.reasons["upstream_gone b"])
     assert [(each["name"], each["state"]) for each in body["upstreams"]] == [
         ("a", "connected"),
         ("b", "reconnecting"),

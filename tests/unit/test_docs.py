@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,13 @@ class TestArchitecture:
             str(module.relative_to(SOURCE)) for module in SOURCE.rglob("*.py") if defines_something(module)
         }
         assert sorted(rows) == sorted(modules)
+
+    def test_its_layers_are_those_that_the_linter_checks(self) -> None:
+        contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+        layers = next(each["layers"] for each in contracts if each["type"] == "layers")
+        drawn = re.search(r"```\n(.*?)  ```", section(self.page, "Rules"), re.DOTALL)
+        assert drawn is not None
+        assert ["__main__", *map(str.strip, drawn.group(1).splitlines())] == layers
 
     def test_every_file_that_it_names_exists(self) -> None:
         assert [path for path in paths(self.page) if not (SOURCE / path).exists()] == []

@@ -146,7 +146,7 @@ class Keys:
         self._web = web or PublicFetcher(limits.web_requests_max)
         self._clock = clock
         self._closing = AsyncExitStack()  # what is to be closed, the last one first
-        self._log = Throttled(logger)
+        self._logger = Throttled(logger)
 
     async def __aenter__(self) -> Self:
         """Open the file, and begin to follow the export. Raises KeyCacheError for a file without use."""
@@ -252,7 +252,9 @@ class Keys:
                     with export_lock(self._settings.data_dir):
                         await follower.run(following.ended)
             except KeyCacheError as error:
-                self._log.warning("the export is followed by another process, if at all", problem=str(error))
+                self._logger.warning(
+                    "the export is followed by another process, if at all", problem=str(error)
+                )
             await asyncio.sleep(self._export.poll_s)
             with suppress(KeyCacheError):  # what is wrong with the file is said where it is needed
                 await cache.load_progress()

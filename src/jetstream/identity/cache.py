@@ -55,7 +55,7 @@ class KeyCache:
         self._reading: asyncio.Task[None] | None = None
         # How far the export was read; see `load_progress`.
         self.progress = Progress()
-        self._log = Throttled(logger)
+        self._logger = Throttled(logger)
 
     def __len__(self) -> int:
         """Return how many accounts are in memory."""
@@ -199,7 +199,7 @@ class KeyCache:
         try:
             found = await self.call(self._store.read, list(by_row))
         except KeyCacheError as error:
-            self._log.warning("signing keys cannot be read: they are fetched", problem=str(error))
+            self._logger.warning("signing keys cannot be read: they are fetched", problem=str(error))
             return
         for row, (key, at_s, pds) in found.items():
             did = by_row[row]
@@ -213,7 +213,7 @@ class KeyCache:
         if len(self._unwritten) < self._limits.unwritten_max:
             self._unwritten[did] = packed
         else:
-            self._log.warning(
+            self._logger.warning(
                 "too many signing keys wait to be written: the others are kept in memory only",
                 waiting=len(self._unwritten),
             )
@@ -251,7 +251,7 @@ class KeyCache:
         try:
             await self.call(self._store.write, rows, forgotten)
         except KeyCacheError as error:
-            self._log.warning(
+            self._logger.warning(
                 "signing keys cannot be written: they are kept in memory until they can", problem=str(error)
             )
             self._write_again(writing)

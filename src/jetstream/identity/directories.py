@@ -71,7 +71,7 @@ class Directory:
         self._clock = clock
         self._failures = 0  # in a row
         self._down = False  # whether it was paused, and has not answered since
-        self._log = Throttled(logger, clock=clock)
+        self._logger = Throttled(logger, clock=clock)
 
     def note(self, error: NoKey | None) -> None:
         """Note the outcome of a request; None: it has answered."""
@@ -85,7 +85,7 @@ class Directory:
         self.failing_since = None
         if self._down:
             self._down = False
-            self._log.info("a PLC directory answers again", directory=self.name)
+            self._logger.info("a PLC directory answers again", directory=self.name)
 
     def _failed(self, error: NoKey) -> None:
         self._failures += 1
@@ -100,7 +100,7 @@ class Directory:
         self.paused_until = max(self.paused_until, self._clock() + pause_s)
         if pause_s and not self._down:
             self._down = True
-            self._log.warning(
+            self._logger.warning(
                 "a PLC directory is left alone for a while", directory=self.name, problem=str(error)
             )
 

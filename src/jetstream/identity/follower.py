@@ -62,7 +62,7 @@ class Follower:
         self._answered = False  # whether the directory has ever answered, be it with an error
         self._progress = Progress()  # after the last page, which the file may lag behind
         self._known = 0  # operations that were read before `read_to_end` was called
-        self._log = Throttled(logger)
+        self._logger = Throttled(logger)
 
     async def run(self, ended: Callable[[str], None] = lambda _problem: None) -> None:
         """Read the export to its end, and keep up with it, until cancelled. Retry after failures.
@@ -76,7 +76,7 @@ class Follower:
                 await self.read_to_end()
             except (ExportError, KeyCacheError) as error:
                 problem = str(error)
-                self._log.warning("the export is not followed: keys are fetched", problem=problem)
+                self._logger.warning("the export is not followed: keys are fetched", problem=problem)
             ended(problem)
             await self._sleep(self._limits.poll_s)
 
@@ -113,7 +113,7 @@ class Follower:
         """Return where to begin. What was read of another directory says nothing of what this one has."""
         if progress.directory in {"", self._name}:
             return replace(progress, directory=self._name)
-        self._log.info(
+        self._logger.info(
             "another directory than before: it is read from the beginning",
             directory=self._name,
             before=progress.directory,
@@ -131,7 +131,7 @@ class Follower:
 
     def _report_unreadable(self, page: Page) -> None:
         if page.unreadable:
-            self._log.warning(
+            self._logger.warning(
                 "lines of the export cannot be read, and are left out",
                 lines=page.unreadable,
                 since_the_beginning=self._progress.unreadable,

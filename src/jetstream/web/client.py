@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
+from jetstream.delivery.delivery import Delivery
 from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
+from jetstream.limits import WebLimits
 from jetstream.steps import Steps
 from jetstream.web.address_limits import Place
 from jetstream.web.dialect import SHUTDOWN, Dialect, Subscription
-from jetstream.web.did_lists import DidList
+from jetstream.web.did_lists import DidList, DidLists
 from jetstream.web.outbound import Outbound
 from jetstream.web.parameters import OptionsUpdate
 from jetstream.web.websocket import Breach
-
-if TYPE_CHECKING:
-    from jetstream.web.subscribe import Subscribe
 
 WEBSOCKET_NAME: Final = "websocket"
 _NO_OPTIONS: Final = SubscriberOptions()
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
 
 
+class Clients(Protocol):
+    """What all clients share. `Subscribe` is it."""
+
+    # Where they subscribe.
+    delivery: Delivery
+    # Told which lists their filters use.
+    did_lists: DidLists
+    # How long each may take.
+    limits: WebLimits
+
+    def count_failure(self, peer: str) -> None:
+        """Count and log the error that is being handled: a fault of the server."""
+
+    def remove(self, client: Client) -> None:
+        """Forget a client whose connection has ended."""
+
+
 class Client:
     """One connection: its socket, what it asked for, and its subscriber in delivery."""
 
     __slots__ = (
+        "_clients",
         "_dialect",
         "_did_list",
         "_hello_timeout",
         "_place",
-        "_subscribe",
         "id",
         "sink",
         "subscriber",
@@ -40,7 +56,7 @@ class Client:
 
     def __init__(
         self,
-        subscribe: Subscribe,
+        clients: Clients,
         sink: Outbound,
         dialect: Dialect,
         subscription: Subscription,
@@ -51,7 +67,8 @@ class Client:
         self.id = 0
         # The name of its token, if it has one.
         self.user = user
-        self._subscribe = subscribe
+        # What it shares with all clients.
+        self._clients = clients
         self.sink = sink
         # What it has of the limits of its address, until its end.
         self._place = place
@@ -82,7 +99,7 @@ class Client:
             self.sink.write(greeting)
         if asked.require_hello:
             self._forget_options()
-            timeout_s = self._subscribe.limits.hello_timeout_s
+            timeout_s = self._clients.limits.hello_timeout_s
             text = f"no options_update within {timeout_s:g} s: send one, or leave requireHello out"
             close = Close(1008, "no_hello", text)
             self._hello_timeout = asyncio.get_running_loop().call_later(timeout_s, self.sink.close, close)
@@ -100,7 +117,7 @@ class Client:
         except Breach as breach:
             self.sink.close(breach.close)
         except Exception:  # noqa: BLE001 - it is logged, and the client is told
-            self._subscribe.count_failure(self.sink.peer)
+            self._clients.count_failure(self.sink.peer)
             self.sink.close(_OUR_FAULT)
         else:
             yield
@@ -114,7 +131,7 @@ class Client:
 
     def _apply(self, update: OptionsUpdate) -> None:
         """Start to subscribe with the first options that are awaited; change them with later ones."""
-        delivery, asked = self._subscribe.delivery, self.subscription
+        delivery, asked = self._clients.delivery, self.subscription
         self._use_list(update.did_list)
         heartbeat_s = update.heartbeat_s or asked.heartbeat_s
         if self.subscriber is None:
@@ -132,7 +149,7 @@ class Client:
 
     def _use_list(self, did_list: DidList | None) -> None:
         """Use another list, or the same, or none."""
-        lists, before = self._subscribe.did_lists, self._did_list
+        lists, before = self._clients.did_lists, self._did_list
         self._did_list = did_list
         if did_list is not None:
             lists.use(did_list)
@@ -141,7 +158,7 @@ class Client:
 
     def resume_at(self) -> int:
         """Return the cursor with which the client goes on; before it has begun, where it would begin."""
-        delivery = self._subscribe.delivery
+        delivery = self._clients.delivery
         if self.subscriber is None:
             return delivery.positions(self.subscription.cursor).cursor
         return delivery.resume_at(self.subscriber)
@@ -151,7 +168,7 @@ class Client:
         self._stop_timeout()
         self._use_list(None)
         self._place.leave()
-        self._subscribe.remove(self)
+        self._clients.remove(self)
 
     def _stop_timeout(self) -> None:
         if self._hello_timeout is not None:

@@ -170,11 +170,18 @@ class Subscribe:
         )
         return dialect.refusal(refused)
 
+    @property
+    def full(self) -> str | None:
+        """A sentence that says that there is no room for another subscriber; None while there is."""
+        most = self._subscribers_max
+        if len(self) + self.elsewhere < most:
+            return None
+        return f"{most} subscribers are connected, and that is the limit"
+
     def _check_room(self) -> None:
         """Raise Refused when there is no room for another subscriber."""
-        if len(self) + self.elsewhere >= (most := self._subscribers_max):
-            text = f"{most} subscribers are connected, and that is the limit: try again later"
-            raise unavailable("full", text, self.limits)
+        if (text := self.full) is not None:
+            raise unavailable("full", f"{text}: try again later", self.limits)
 
     def _begin(self, client: Client, connection: Connection, answer: bytes) -> None:
         """Hand a connection over to a client. What the client has sent behind its request is read there."""

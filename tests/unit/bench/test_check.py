@@ -38,7 +38,7 @@ def test_the_truth_is_that_of_a_plain_list(
     assert truth.dids == list(dict.fromkeys(one.did for one in sent))
 
 
-def test_a_filter_is_resolved_anew_when_a_collection_appears() -> None:
+def test_a_filter_is_resolved_again_when_a_collection_appears() -> None:
     truth, wanted = Truth(), Wanted(frozenset({"app.bsky.*"}))
     truth.add(1, 10, "did:plc:a", LIKE)
     assert truth.amount(wanted, 0, 9).events == 1

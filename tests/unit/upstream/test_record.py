@@ -3,8 +3,6 @@ from __future__ import annotations
 import base64
 import json
 import struct
-import time
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,7 +11,6 @@ from hypothesis import strategies as st
 from tests.builders import Cid, Raw, cbor_map, cid_of, dag_cbor, head, nested
 from tests.fixtures import json_of
 
-from jetstream.atproto.cbor_scan import item_heads
 from jetstream.limits import UpstreamLimits
 from jetstream.upstream.drops import Dropped
 from jetstream.upstream.record import (
@@ -522,23 +519,6 @@ def test_a_record_of_very_many_items_is_not_decoded(
     raw = UNITS[unit]
     for size in (400_000, 1_000_000):
         assert reason(listed([raw] * (size // len(raw)), unsorted)) == "record_items"
-
-
-@pytest.mark.parametrize("unsorted", [False, True])
-@pytest.mark.parametrize("unit", UNITS)
-def test_no_record_costs_more_than_five_milliseconds(unit: str, unsorted: bool) -> None:
-    """The costliest that pass, on either way, and what just does not; with a margin of ten."""
-    raw = UNITS[unit]
-    for items in (1_900, 2_100, 7_900, 8_100):
-        record = listed([raw] * (items // len(item_heads(raw, 1_000))), unsorted)
-        assert min(cpu_s(record) for _ in range(3)) < 0.050
-
-
-def cpu_s(raw: bytes) -> float:
-    before = time.thread_time()
-    with suppress(Dropped):
-        to_json(raw)
-    return time.thread_time() - before
 
 
 @pytest.mark.parametrize(

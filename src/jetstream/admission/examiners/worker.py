@@ -63,7 +63,7 @@ class Worker:
         # How many looks in a row have found it silent while something was expected of it.
         self._silent_looks = 0
         self._hung = False  # whether the present process was killed for that, or took too long (`Setup`)
-        self._log = Throttled(logger)
+        self._logger = Throttled(logger)
 
     def start(self) -> None:
         """Start the process, and others after it, until `close`."""
@@ -113,7 +113,7 @@ class Worker:
 
     def _count(self, cause: str, problem: str) -> None:
         self._restarts[cause].inc()
-        self._log.warning(
+        self._logger.warning(
             "a process that verifies is replaced", cause=cause, problem=problem, parcels=len(self.outstanding)
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -150,8 +150,7 @@ def bytes_on_disk(path: Path) -> int:
 
 
 def _size(path: Path) -> int:
-    """Return the size of a file, 0 for one that does not exist: SQLite creates and deletes them."""
-    try:
+    """Return the size of a file, 0 for one that cannot be found: SQLite creates and deletes them."""
+    with suppress(OSError):
         return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    return 0

@@ -76,8 +76,14 @@ class Space:
         self.allowance = 0
 
     def free(self) -> int:
-        """Return how many bytes the file system has free, UNKNOWN_BYTES if it does not say."""
-        disk = os.statvfs(self._directory)
+        """Return how many bytes the file system has free, UNKNOWN_BYTES if it does not say.
+
+        Raises LogUnwritable if the directory is gone, or cannot be read.
+        """
+        try:
+            disk = os.statvfs(self._directory)
+        except OSError as error:
+            raise LogUnwritable(self._directory, str(error)) from error
         return disk.f_bavail * disk.f_frsize if disk.f_blocks else UNKNOWN_BYTES
 
     def free_or_none(self) -> int | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -128,6 +129,12 @@ def classic(v1: dict[str, Any]) -> dict[str, Any]:
     return spelled
 
 
+# Of what is rendered of the captured frames, from position 1: both wires stay as they are, to the
+# byte.
+V1_SHA256 = "4ed291f3c600d2f4c09f9a356831c5d0f4d40b6d17e04fa11f225d1840de1442"
+CLASSIC_SHA256 = "6fb6eba13bbf55df43d596e012f7a57798f2a4adead50376dfea0c8b9fd2fc42"
+
+
 def untimed(message: bytes) -> dict[str, Any]:
     return {key: value for key, value in json.loads(message).items() if key != "time_us"}
 
@@ -138,6 +145,8 @@ def test_every_event_of_the_captured_frames_in_both_wires() -> None:
     batch = Batch.of(events, range(1, len(events) + 1))
 
     assert len(events) == len(expected) == 92
+    assert sha256(b"\n".join(rendered(V1, batch))).hexdigest() == V1_SHA256
+    assert sha256(b"\n".join(rendered(CLASSIC, batch))).hexdigest() == CLASSIC_SHA256
     for wanted, v1, other in zip(expected, rendered(V1, batch), rendered(CLASSIC, batch), strict=True):
         assert untimed(v1) == {key: wanted[key] for key in wanted if key != "time_us"}
         assert untimed(other) == classic(wanted)
