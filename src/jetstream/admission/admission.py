@@ -48,7 +48,12 @@ from jetstream.upstreams import PDS_LABEL, Upstream
 
 
 class Admission:
-    """What all sources have in common. `clock` gives monotonic seconds."""
+    """What all sources have in common: their messages are judged together, in one order.
+
+    Used by the event loop's thread only. `clock` gives monotonic seconds. Sources call `join` and
+    `offer`; nothing is judged before `running` is entered. An error of the log or of the processes that
+    examine ends `running` with it: it goes to the task group of its caller.
+    """
 
     def __init__(
         self,
@@ -60,14 +65,19 @@ class Admission:
         self._parts = parts
         self._limits = limits.admission
         self._clock = clock
-        # Set when there may be something to do. Notified when something was stored.
+        # Set when there may be something to do: by the queue, by a task that is done, by a change of
+        # sources. Cleared at the start of each turn of `_judge_all`.
         self._wake = asyncio.Event()
+        # Notified after each append. `forget` waits for it.
         self._stored = Notifier()
-        # Whether the connections of the sources may have changed.
+        # Whether the connections of the sources may have changed since `Accounts.update` was told of
+        # them.
         self._must_look = True
-        # What is being stored.
+        # What is being stored; empty while nothing is. It is neither with the judge nor in the log, so
+        # `holds` looks here as well.
         self._storing = Output()
         self._judge = Judge(rules, parts, self._wake, limits, clock)
+        # The queue knows nothing of keys: it has the task of each message made here.
         prepare = self._judge.signatures.prepare
         self._queue = InputQueue(prepare, parts.examine, self._wake.set, self._limits, clock)
 
@@ -76,7 +86,8 @@ class Admission:
     async def use(self, upstreams: Sequence[Upstream]) -> None:
         """Set the sources that are in use, in their order: those of the settings, as they are now.
 
-        Not to be called twice at a time.
+        The order of the relays decides which of them speaks for an account first (`accounts`). Called
+        after the sources were started and ended, and at the start. Not to be called twice at a time.
         """
         relays = [each.name for each in upstreams if each.kind == "relay"]
         hosts = {each.name: each.url for each in upstreams if each.kind == "pds"}
@@ -101,13 +112,19 @@ class Admission:
     ) -> Callable[[DecodedBatch, float], Awaitable[None]]:
         """Let a source be in use, by its name; return what takes its batches. Its stored cursor stays.
 
-        `pds_url` is the URL of a PDS; None: the source is a relay.
+        `pds_url` is the URL of a PDS; None: the source is a relay. The function that is returned takes a
+        batch and when the oldest of its frames was received, in monotonic seconds, and waits while the
+        queue is full: that is the backpressure of this source.
         """
         self._judge.marks.add(source, self._parts.log.cursors.get(source))
         return partial(self.offer, source, None if pds_url is None else endpoint(pds_url))
 
     async def forget(self, sources: Collection[str]) -> None:
-        """Return when the cursors of sources that are not in use any more are removed."""
+        """Return when the cursors of sources that are not in use any more are removed.
+
+        It waits for an append, which removes each cursor that `Changes` does not have. The sources must
+        have ended.
+        """
         await self._queue.wait_stored()  # a run that has some of their messages would bring a cursor back
         for source in sources:
             self._judge.marks.remove(source)
@@ -145,7 +162,11 @@ class Admission:
         return self._parts.log.tip
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
-        """Return the keys of all that was taken: stored, each with a position, or not yet, with 0."""
+        """Return the keys of all that was taken: stored, each with a position, or not yet, with 0.
+
+        First it waits until all that was offered before is judged and stored, as far as it does not wait.
+        A source asks this about frames in doubt (`upstream.pipeline`). Raises LogError.
+        """
         await self._queue.wait_stored()
         stored_next = {event.key for event in self._storing.events}.intersection(keys)
         waiting = dict.fromkeys(self._judge.waiting_among(keys) | stored_next, 0)
@@ -167,7 +188,8 @@ class Admission:
     async def running(self) -> AsyncIterator[None]:
         """Examine, judge and store. At the end, what was offered is stored; what waits then is not.
 
-        The end is not waited for longer than `finish_s`.
+        The end is not waited for longer than `finish_s`. What waits is in the cursors as not stored, so
+        the next process gets it again.
         """
         async with asyncio.TaskGroup() as tasks:
             work = [tasks.create_task(self._queue.run()), tasks.create_task(self._judge_all())]
@@ -182,6 +204,11 @@ class Admission:
                 self._judge.close()
 
     async def _judge_all(self) -> None:
+        """Judge and store, turn after turn, until cancelled.
+
+        `_wake` is cleared before the work, so that what is set meanwhile begins another turn. It is
+        waited for only after a turn without a run in which nothing was stored.
+        """
         while True:
             self._wake.clear()
             run = await self._judge_some()
@@ -192,25 +219,34 @@ class Admission:
                 await self._wait()
 
     async def _judge_some(self) -> Run | None:
-        """Judge what is due or ready, and the first run if it is examined; return the run."""
+        """Judge what is due or ready, and the first run if it is examined; return the run.
+
+        The order keeps messages of one repository in order: what has waited comes before what has arrived
+        since. What changes accounts comes between the two.
+        """
         turn = Turn(self._limits.turn_s, self._clock)
         judge = self._judge
         judge.begin(self._parts.now_us())
         if self._must_look:
             self._must_look = False
             self._parts.accounts.update(self._parts.connected(), self._clock())
+        # What has waited for too long goes first: it may be all that keeps a cursor back.
         judge.take_due(self._limits.due_per_turn)
         await self._judge_in_hand(turn)
         await turn.pause()
+        # Then repositories whose key or finding has come, one at a time, until there are enough events
+        # for one append.
         while judge.has_ready and len(judge.output.events) < self._limits.run_ops_max:
             judge.take_ready()
             await self._judge_in_hand(turn)
+        # Then what readers must be told of accounts because another source decides.
         differences = judge.changed_accounts(self._limits.accounts_per_turn)
         await self._load(differences)
         judge.tell_accounts(differences)
         if not self._parts.accounts.is_settled:
             self._wake.set()  # to look at the others, after a turn of everybody else
             await asyncio.sleep(0)
+        # Last, what has arrived. A run that is still being examined waits for another turn.
         run = self._queue.first_examined()
         if run is not None:
             await self._judge_run(run, turn)
@@ -228,7 +264,10 @@ class Admission:
             await self._parts.ahead.load_repos({compact_did(each.did) for each in judged_next})
 
     async def _judge_run(self, run: Run, turn: Turn) -> None:
-        """Judge the messages of a run that is examined."""
+        """Judge the messages of a run that is examined.
+
+        The cursors move on after all of them, when those that wait are marked.
+        """
         judge = self._judge
         await self._load(run.messages)
         for message in run.messages:
@@ -241,8 +280,14 @@ class Admission:
             judge.marks.advance(source, *reached)
 
     async def _store(self) -> bool:
-        """Store what was judged; return whether there was anything."""
+        """Store what was judged; return whether there was anything.
+
+        Cursors that have moved are something. Events, states of repositories and accounts, gaps and
+        cursors are one transaction of the log, so a crash leaves all of them or none. Returns when the
+        readers that the log waits for are ready for more.
+        """
         output = self._storing = self._judge.output
+        # What is judged while this is stored belongs to the next append.
         self._judge.output = Output()
         self._count(output)
         repos, accounts = self._judge.states.changes(), self._judge.account_changes()
@@ -251,6 +296,7 @@ class Admission:
             return False
 
         def changes(first_us: int) -> Changes:
+            """Return what is stored with the events, given the position of the first one."""
             return Changes(cursors, repos, [gap.at(first_us + gap.place) for gap in output.gaps], accounts)
 
         await self._parts.append(output.events, changes, output.received_at)
@@ -260,7 +306,7 @@ class Admission:
         return True
 
     async def _wait(self) -> None:
-        """Wait until something is ready or due."""
+        """Wait until something is ready or due, or a run is examined."""
         due = self._judge.next_due()
         timeout_s = None if due is None else max(0.0, due - self._clock())
         with suppress(TimeoutError):
@@ -268,6 +314,7 @@ class Admission:
                 await self._wake.wait()
 
     def _count(self, output: Output) -> None:
+        """Count verdicts, gaps and drops, once for each output, before it is stored."""
         metrics = self._parts.metrics
         self._judge.reports.count(output.verdicts)
         for verdict, count in output.verdicts.items():
@@ -281,11 +328,15 @@ class Admission:
 
 
 class Turn:
-    """One turn of the event loop: up to `turn_s` seconds of work."""
+    """One turn of the event loop: up to `turn_s` seconds of work, which begins when it is made.
+
+    It bounds what judging adds to the delay of everything else on the event loop.
+    """
 
     def __init__(self, turn_s: float, clock: Callable[[], float]) -> None:
         self._turn_s = turn_s
         self._clock = clock
+        # When this turn is over, in seconds of the clock. `pause` begins the next one.
         self._until = clock() + turn_s
 
     @property

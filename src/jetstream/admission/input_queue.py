@@ -36,8 +36,11 @@ Prepare = Callable[[list[Message]], Awaitable[list[Task | None]]]
 class Reached(NamedTuple):
     """How far a source was read: the numbers of its tracker after a batch (`upstream.seq_tracker`)."""
 
+    # The cursor to resume after; None while nothing is known.
     seq: int | None
+    # A number above it that was accepted and is not confirmed.
     provisional: int | None
+    # What the cursor was before the numbers fell, while frames from before that may come again.
     fell_from: int | None
 
 
@@ -46,8 +49,11 @@ class _Offer(NamedTuple):
 
     source: str
     batch: DecodedBatch
+    # When the oldest of its frames was received, in monotonic seconds.
     received_at: float
+    # Bytes of the blocks of its messages, which count for the limit of the queue.
     size: int
+    # That of a source that is a PDS (`Message.host`); None: it is a relay.
     host: str | None
 
 
@@ -55,6 +61,7 @@ class _Offer(NamedTuple):
 class Run:
     """What is judged and stored at once."""
 
+    # In the order of arrival: of the batches, and of the messages in each.
     messages: list[Message] = field(default_factory=list)
     # How far each source was read when its messages here were accepted.
     reached: dict[str, Reached] = field(default_factory=dict)
@@ -68,7 +75,11 @@ class Run:
 
 
 class InputQueue:
-    """The queue and its examination. `on_ready` is called when the first run may be ready."""
+    """The queue and its examination. `on_ready` is called when the first run may be ready.
+
+    `prepare` makes the task of each message, and `examine` has tasks examined: both are called by the
+    task of `run`, for one run at a time. `clock` gives monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -101,7 +112,9 @@ class InputQueue:
     ) -> None:
         """Add a batch. Waits while the queue is full; gives the event loop a turn in any case.
 
-        `host` is that of a source that is a PDS (`Message.host`).
+        Full is `queue_bytes_max` bytes of blocks, or `queue_batches_max` batches. A source offers its
+        batches one after another, so this keeps their order. `host` is that of a source that is a PDS
+        (`Message.host`).
         """
         await asyncio.sleep(0)
         limits = self._limits
@@ -120,14 +133,21 @@ class InputQueue:
         self._changed.notify()
 
     async def wait_stored(self) -> None:
-        """Return when all that was offered before is judged, and stored unless it waits for something."""
+        """Return when all that was offered before is judged, and stored unless it waits for something.
+
+        Needs the tasks of `Admission.running`; without them it does not return.
+        """
         self.flush()
         offered = self._offered
         while self._stored < offered:
             await self._changed.wait()
 
     def first_examined(self) -> Run | None:
-        """Return the oldest run and remove it, if it is examined. Raises what its examination has raised."""
+        """Return the oldest run and remove it, if it is examined; else None.
+
+        Raises what its examination has raised, such as WorkerError. `note_stored` must follow, or
+        `wait_stored` does not return.
+        """
         if not self._runs or (task := self._runs[0].examining) is None or not task.done():
             return None
         task.result()
@@ -141,7 +161,11 @@ class InputQueue:
         self._changed.notify()
 
     async def run(self) -> None:
-        """Examine what is offered, until cancelled."""
+        """Examine what is offered, until cancelled; at most `runs_max` runs at a time.
+
+        The keys of a run are read before its examination begins, so runs are prepared in order and
+        examined side by side. When it ends, examinations that are not done are cancelled.
+        """
         try:
             while True:
                 while not self._is_due or len(self._runs) >= self._limits.runs_max:
@@ -157,7 +181,7 @@ class InputQueue:
                     run.examining.cancel()
 
     def _next_run(self) -> Run:
-        """Return the batches that wait, up to a limit."""
+        """Return the batches that wait, up to a limit, as a run. The first one has its place in any case."""
         run = Run()
         while self._offers and (not run.offers or self._fits(run)):
             offer = self._offers.popleft()
@@ -180,7 +204,7 @@ class InputQueue:
         return fits and run.ops + batch.ops <= limits.run_ops_max
 
     async def _find(self, run: Run, tasks: list[Task | None]) -> None:
-        """Examine a run."""
+        """Examine a run: set the findings of its messages that have a task. The others keep theirs."""
         places = [place for place, task in enumerate(tasks) if task is not None]
         findings = await self._examine([task for task in tasks if task is not None])
         for place, finding in zip(places, findings, strict=True):
@@ -188,10 +212,12 @@ class InputQueue:
 
 
 def _blocks_bytes(accepted: tuple[int, Envelope]) -> int:
+    """Return the bytes of a message's blocks, which are nearly all of it; 0 if it has none."""
     blocks = accepted[1].fields.get("blocks")
     return len(blocks) if type(blocks) is bytes else 0
 
 
 def _messages(offer: _Offer, now: float) -> Iterable[Message]:
+    """Return the messages of a batch, which arrive now: the time for which they may wait begins."""
     source, host, accepted = offer.source, offer.host, offer.batch.accepted_messages
     return [Message(source, seq, envelope, did_of(envelope), now, host) for seq, envelope in accepted]

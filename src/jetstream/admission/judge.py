@@ -41,7 +41,12 @@ from jetstream.verify.verdict import REPLAY
 
 
 class Judge:
-    """The one judge of all sources. `wake` is set when a message that waited may go on."""
+    """The one judge of all sources. `wake` is set when a message that waited may go on.
+
+    It is called by one task only, in turns: `begin`, then `take_due`, `take_ready`, `judge_in_hand` and
+    `take`, in the order of `Admission._judge_some`. What it has decided is in `output`, `states`, `marks`
+    and `account_changes`, until the caller stores that. `clock` gives monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -53,7 +58,9 @@ class Judge:
     ) -> None:
         bounds = limits.admission
         self._rules = rules
+        # How far back reading began: from which rev on a missing message counts as one.
         self._beginning = Beginning(int(bounds.hold_s * 1e6))
+        # What sources have said of accounts, and which source decides for each.
         self._accounts = parts.accounts
         # Accounts that are deleted, while sources are behind.
         self._deletions = parts.deletions
@@ -67,8 +74,9 @@ class Judge:
         self.hosting = Hosting(rules, parts.keys)
         # What messages lack until they can be judged. It also brings the keys for their first examination.
         self.signatures = Signatures(rules, self.states, self.hosting, parts.examine, parts.keys, limits)
-        # What was judged since the last append.
+        # What was judged since the last append. Replaced by `Admission` when it stores it.
         self.output = Output()
+        # What is logged of refusals, and the conditions.
         self.reports = Reports(parts.conditions, bounds, clock, pass_unverified=rules.pass_unverified)
         waiting = RepoQueues[Message](
             bounds.key_wait_s, bounds.waiting_per_repo, bounds.unstored_max, bounds.waiting_bytes_max
@@ -82,7 +90,8 @@ class Judge:
         self._held = Holding(parts.accounts.sources, self.hosting.speakers, self._beginning, bounds, clock)
         # Those of other kinds.
         self._unsigned = Unsigned(parts, self.states, self.hosting)
-        # The time, in unix microseconds, and the highest rev that is acceptable then.
+        # The time, in unix microseconds, and the highest rev that is acceptable then. Both are of the
+        # last `begin`.
         self._now_us = 0
         self._latest = ""
 
@@ -95,11 +104,11 @@ class Judge:
         return self._accounts.changes()
 
     def close(self) -> None:
-        """End all waiting."""
+        """End all waiting: the tasks that fetch keys or examine are cancelled, and nothing more is judged."""
         self._suspended.close()
 
     def begin(self, now_us: int) -> None:
-        """Begin to judge, at a time in unix microseconds."""
+        """Begin a turn of judging, at a time in unix microseconds, which holds until the next `begin`."""
         self._now_us = now_us
         self._latest = latest_rev(now_us)
 
@@ -148,7 +157,10 @@ class Judge:
         self._unsigned.tell_accounts(differences, self.output, self._now_us)
 
     def waiting_among(self, keys: Collection[Key]) -> set[Key]:
-        """Return those of some keys that are of messages that wait, or are judged and not stored."""
+        """Return those of some keys that are of messages that wait, or are judged and not stored.
+
+        What is in the queue (`InputQueue`) is not among them: the caller waits for that first.
+        """
         revs: defaultdict[bytes, set[bytes]] = defaultdict(set)
         for did, *_, rev in keys:
             revs[did].add(rev)
@@ -162,6 +174,8 @@ class Judge:
         """Yield the keys of what waits of a repository, of its commits those at some revs."""
         in_hand = (message for message in self.in_hand if message.did == did)
         for message in (*in_hand, *self._suspended.messages(did), *self._held.messages(did)):
+            # The key of a record has the rev of its commit, so commits of other revs need not be looked
+            # at.
             if message.envelope.type != "commit" or message.rev.encode() in revs:
                 yield from possible_keys(message.envelope)
 
@@ -171,7 +185,11 @@ class Judge:
         return min((each for each in times if each is not None), default=None)
 
     def _decide(self, message: Message) -> None:
-        """Judge a message, or let it wait."""
+        """Judge a message, or let it wait.
+
+        In this order: may its source speak for the account, then the rules of its type. Signed messages
+        are judged by the state of their repository, all others by what sources have said.
+        """
         if (waiting := self.hosting.missing(message)) is not None:
             self._suspend(message, waiting)
         elif not self.hosting.accepts(message):
@@ -187,10 +205,17 @@ class Judge:
             self._done(message)
 
     def _suspend(self, message: Message, waiting: Coroutine[Any, Any, Finding | None]) -> None:
+        """Let a message wait for `waiting`, and with it its repository. It is in the cursor as not stored."""
         self._mark(message)
         self._suspended.begin(message, waiting)
 
     def _decide_signed(self, message: Message) -> None:
+        """Judge a commit or #sync, or let it wait.
+
+        What costs the least comes first. A repeat is known by its rev alone. A copy of a message that is
+        held needs no examination. Only what is left is examined and needs a key, and is then compared
+        with the state.
+        """
         state = self._state_for(message)
         blocks = message.envelope.fields.get("blocks")
         is_sync = message.envelope.type == "sync"
@@ -230,11 +255,15 @@ class Judge:
         return True
 
     def _take_all(self, messages: Iterable[Message]) -> None:
+        """Judge messages that are held no longer, in their order. Some of them may be held again."""
         for message in messages:
             self.take(message)
 
     def _end(self, message: Message, judgement: Judgement) -> None:
-        """Pass a message on, or drop it."""
+        """Count the verdict of a message, and pass it on, or drop it.
+
+        One that passes may be what others of its repository were held for, so those are judged after it.
+        """
         verdict = judgement.verdict
         self.output.verdicts[verdict.name, verdict.reason] += 1
         if verdict.name == "refused":
@@ -247,6 +276,11 @@ class Judge:
             self._take_all(self._held.release(message.did))
 
     def _pass(self, message: Message, judgement: Judgement) -> None:
+        """Add the events of a message to the output, with the gap that it shows, and set the state.
+
+        Before the events of a commit after a gap comes a #sync of the same commit: it tells readers to
+        fetch the repository.
+        """
         finding, output = message.finding, self.output
         assert finding is not None
         if judgement.missing_after:

@@ -1,4 +1,12 @@
-"""A message on its way from its source to the log. Pure."""
+"""A message on its way from its source to the log. Pure.
+
+    made in `input_queue` ─▶ finding set by its examination ─▶ judged ─┬─▶ stored or dropped: it is over
+                                                                 ▲     │
+                                                                 └─────┴ waits (`suspended`, `holding`)
+
+A message may wait several times, each time for something else. Its flags say what it has waited for, so that
+it does not wait for the same twice.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +28,12 @@ _OBJECT_BYTES: Final = 64  # of a value, beside its text
 class Message:
     """One accepted message, from its arrival until it is stored or dropped."""
 
+    # The name of the source that has brought it, and its number there. Several messages may have one number.
     source: str
     seq: int
+    # Its fields, as `upstream.envelope` reads them. It has no `drop`.
     envelope: Envelope
+    # The repository or account that it is of.
     did: str
     # When it arrived here, in monotonic seconds.
     since: float
@@ -62,7 +73,7 @@ class Message:
 
     @property
     def size(self) -> int:
-        """About how many bytes of memory it takes."""
+        """About how many bytes of memory it takes. Computed at each call: its fields may be nested."""
         return bytes_of(self.envelope.fields)
 
 
@@ -79,7 +90,11 @@ def is_deletion(body: bytes) -> bool:
 
 
 def bytes_of(fields: Mapping[str, Any]) -> int:
-    """Return about how many bytes of memory the fields of a message take, whatever is in them."""
+    """Return about how many bytes of memory the fields of a message take, whatever is in them.
+
+    Does not recurse, so values may be nested to any depth. Each value counts with `_OBJECT_BYTES` and its
+    text.
+    """
     size = 0
     rest: list[Any] = [fields]
     while rest:

@@ -1,4 +1,8 @@
-"""What a run of judged messages comes to: events, and what is stored with them. Pure."""
+"""What a run of judged messages comes to: events, and what is stored with them. Pure.
+
+The judge fills one `Output` until `Admission` takes it for the next append, and then another one. States and
+cursors are not part of it: they are taken from `States`, `Accounts` and `Marks` at the same time.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,9 @@ from jetstream.model.event import Event
 class Found(NamedTuple):
     """A gap, before the event that showed it has a position: `place` is that of the event."""
 
+    # The index in `Output.events` of the first event of the message that showed it.
     place: int
+    # The rest is that of `eventlog.Gap`: `after_rev` is the newest rev before it, `rev` that of the message.
     did: str
     after_rev: str
     rev: str
@@ -29,16 +35,19 @@ class Found(NamedTuple):
 class Output:
     """Events in order, and everything else that was found, since the last append."""
 
+    # In the order in which they get their positions.
     events: list[Event] = field(default_factory=list)
+    # In the same order. Each gap of a commit comes with a #sync event.
     gaps: list[Found] = field(default_factory=list)
     # When the oldest of the frames was received, in monotonic seconds; None: it is not known.
     received_at: float | None = None
-    # Verdicts and reasons; what was left out, by source and reason.
+    # Counts by verdict and reason (`verify.verdict`), and of what was left out by source and reason
+    # (`upstream.drops`).
     verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)
     drops: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def note_received(self, at: float) -> None:
-        """Note when a frame was received."""
+        """Keep the time at which a frame was received, in monotonic seconds, if it is the oldest."""
         self.received_at = at if self.received_at is None else min(at, self.received_at)
 
     def add(self, source: str, events: Sequence[Event], drops: Sequence[str]) -> None:

@@ -40,26 +40,32 @@ class Log(Protocol):
         """The cursors as of the last append."""
 
     def repo(self, did: bytes) -> bytes | None:
-        """Return the packed state of a repository, by its compact DID."""
+        """Return the packed state of a repository, by its compact DID. None: nothing of it was passed on.
+
+        It does not wait. With `Parts.ahead`, it raises LogError for a state that is not at hand.
+        """
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
-        """Return the keys of which an event is kept, each with a position."""
+        """Return the keys of which an event is kept, each with a position. Raises LogError."""
 
     async def keys_from(self, position: int, stop: int) -> set[Key]:
-        """Return the keys of the oldest events in `[position, stop)`."""
+        """Return the keys of the oldest events in `[position, stop)`, some thousand at most."""
 
 
 class Keyring(Protocol):
     """The keys of accounts: `admission.keys`."""
 
     def cached(self, did: str) -> EncodedKey | None:
-        """Return the key of an account that is in memory."""
+        """Return the key of an account that is in memory. None: it must be loaded or fetched."""
 
     async def load(self, dids: Sequence[str]) -> None:
-        """Read the keys of accounts from the file into memory."""
+        """Read the keys of accounts from the file into memory. One that is not in the file is not fetched."""
 
     def wait(self, did: str, source: str) -> Awaitable[Answer]:
-        """Return the key of an account, or why there is none. A message of `source` needs it."""
+        """Return the key of an account, or why there is none. A message of `source` needs it.
+
+        Each source has its share of the requests that wait, so one source cannot hold up the others.
+        """
 
     def after_failure(self, did: str, rev: str, source: str) -> Awaitable[Candidates]:
         """Return the keys that an account had at a rev, for a signature that its key does not fit."""
@@ -83,16 +89,25 @@ class Keyring(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of the server that an `Admission` uses. `now_us` gives unix microseconds."""
+    """The parts of the server that an `Admission` uses. `now_us` gives unix microseconds.
+
+    `opening.opened` makes them. Several parts of an admission share them: the judge, the queue, what
+    waits.
+    """
 
     log: Log
     append: Append
     examine: Examine
-    keys: Keyring | None  # None: nothing is verified, and no source is a PDS
+    # None: nothing is verified, and no source is a PDS.
+    keys: Keyring | None
+    # What sources have said of accounts; its rows are stored with each append.
     accounts: Accounts
+    # Identity messages and deletions of a short time ago. They are in memory only, and read from the log when
+    # the server starts.
     identities: Identities
     deletions: Deletions
-    connected: Callable[[], Collection[str]]  # the names of the sources that have a connection
+    # Returns the names of the sources that have a connection.
+    connected: Callable[[], Collection[str]]
     metrics: AdmissionMetrics
     conditions: Conditions
     now_us: Callable[[], int]

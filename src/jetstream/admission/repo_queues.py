@@ -39,7 +39,9 @@ class _Held(NamedTuple, Generic[Item]):
     """A message that waits. `rev` and `number` give its place."""
 
     rev: str
-    number: int  # they rise by arrival, and no two are equal: a queue is sorted without comparing items
+    # Numbers rise by arrival, and no two are equal: so a queue is sorted without comparing items.
+    number: int
+    # When it came, in seconds of the caller's clock, and its bytes of memory.
     since: float
     size: int
     item: Item
@@ -48,8 +50,9 @@ class _Held(NamedTuple, Generic[Item]):
 class RepoQueues(Generic[Item]):
     """Queues by DID.
 
-    `wait_s` is how many seconds a message waits at most. The limits are messages of one repository, messages
-    of all, and bytes of all.
+    `wait_s` is how many seconds a message waits at most. `repo_max` limits the messages of one
+    repository, `messages_max` those of all, and `bytes_max` the bytes of all. Above a limit, messages are
+    let go, and none is refused.
     """
 
     def __init__(self, wait_s: float, repo_max: int, messages_max: int, bytes_max: int) -> None:
@@ -134,7 +137,7 @@ class RepoQueues(Generic[Item]):
         return next(place for place, held in enumerate(self._queues[did], 1) if held.number == number)
 
     def _note_size(self, did: str, change: int) -> None:
-        """Note that a queue has more bytes, or fewer."""
+        """Add to the bytes of a queue, or subtract from them, and count its messages again."""
         self.size += change
         if queue := self._queues.get(did):
             self._sizes.set(did, self._sizes.get(did) + change)
@@ -144,7 +147,7 @@ class RepoQueues(Generic[Item]):
             self._lengths.remove(did)
 
     def _let_go(self, did: str, count: int) -> list[tuple[str, Item]]:
-        """Remove the first messages of a queue, and return them."""
+        """Remove the first `count` messages of a queue, and return them, each with its DID."""
         if not count:
             return []
         queue = self._queues[did]
@@ -160,7 +163,10 @@ class RepoQueues(Generic[Item]):
 
 
 class _Amounts:
-    """How much each repository has of something, and which has the most."""
+    """How much each repository has of something, and which has the most.
+
+    `set` and `largest` take the logarithm of the number of repositories, on average.
+    """
 
     def __init__(self) -> None:
         # By DID: the amount with a minus, and a number that rises with each change.
