@@ -62,6 +62,7 @@ _TOLD: Final = ""  # the source in the key of what was told; no source has this 
 
 State = tuple[bool, str]  # active, status
 _ACTIVE: Final = (True, "")
+# By source and DID. The source of what was told is `_TOLD`.
 Rows = Mapping[tuple[str, str], bytes]
 
 
@@ -79,14 +80,23 @@ class Difference(NamedTuple):
 
 
 class _Account:
-    """What is known of one account: what was told, who has said so, and what other sources say instead."""
+    """What is known of one account: what was told, who has said so, and what other sources say instead.
+
+    States are compared by `active` and `status` alone. Two bodies of one state differ in their `seq` and
+    `time`.
+    """
 
     __slots__ = ("body", "said", "tellers")
 
     def __init__(self) -> None:
+        # The body of the event that readers were told last; empty: none, which stands for active.
         self.body = b""
+        # The names of the sources whose last event says what was told, in the order in which they said
+        # so.
         self.tellers: tuple[str, ...] = ()
-        self.said: dict[str, bytes] = {}  # by source; each differs from what was told
+        # The bodies of the last events of other sources, by source. Each says another state than was
+        # told.
+        self.said: dict[str, bytes] = {}
 
     def keep(self, sources: Container[str]) -> None:
         """Forget what any other source has said. What was told stays told."""
@@ -177,8 +187,9 @@ class Accounts:
     def offer(self, source: str, did: str, body: bytes, host: str | None = None) -> bool:
         """Take an account event; return whether it passes.
 
-        `body` is that of the event. `host` is the name of the source that is the account's own PDS, as far as
-        that is known (`hosting.Hosting.source_of`).
+        `body` is that of the event. `host` is the name of the source that is the account's own PDS, as
+        far as that is known (`hosting.Hosting.source_of`). With one source, every event passes and
+        nothing is kept, unless the account has rows of a time with several.
         """
         if len(self.sources) < 2 and did not in self._accounts:
             return True
@@ -220,7 +231,11 @@ class Accounts:
     # --- who decides ---
 
     def _decider(self, account: _Account, speaks: str, host: str | None) -> str:
-        """Return the source that decides for an account."""
+        """Return the source that decides for an account.
+
+        `speaks` is the source whose event is judged; empty: none is. Where the PDS is not known by the
+        document of the account, it is the source that is no relay and has spoken for it.
+        """
         named = [host or speaks, speaks, *account.tellers, *account.said]
         own = [name for name in named if name in self.sources and name not in self._relays][:1]
         return self.sources.first([*own, *self._relays]) or speaks
@@ -228,7 +243,11 @@ class Accounts:
     # --- what an event does ---
 
     def _decide(self, account: _Account, source: str, body: bytes) -> bool:
-        """Take the event of the source that decides."""
+        """Take the event of the source that decides; return whether it passes.
+
+        One that says what was told passes if this source is among those that have said so, or if nobody
+        has: a source may repeat itself. Else readers have it from another source.
+        """
         if _state(body) != _state(account.body):
             self._tell(account, source, body)
             return True
@@ -294,6 +313,7 @@ class Accounts:
             self._note_changes(oldest, self._accounts.pop(oldest).rows(), {})
 
     def _note_changes(self, did: str, before: Mapping[str, bytes], after: Mapping[str, bytes]) -> None:
+        """Count the rows of an account, and have those that differ stored with the next append."""
         self._count += len(after) - len(before)
         for source in before.keys() | after.keys():
             if before.get(source) != after.get(source):
@@ -317,6 +337,11 @@ class Accounts:
         self._examine_all()
 
     def _examine_all(self) -> None:
+        """Have `differences` look at all accounts of which a source says something else than was told.
+
+        The list is reversed because it is taken from its end: so what has changed longest ago comes
+        first.
+        """
         self._unexamined = [did for did, account in reversed(self._accounts.items()) if account.said]
 
 

@@ -28,7 +28,10 @@ _EXAMINED: Final = ("blocks", "commit", "ops", "prevData", "since")
 class Holding:
     """All messages that are held. `clock` gives monotonic seconds.
 
-    Methods that return messages have removed them: they are to be judged, in this order.
+    Methods that return messages have removed them: they are to be judged, in this order. The caller has
+    examined each message before it is held, but for those of `hold_behind`. `unstored_max`,
+    `held_per_repo` and `held_bytes_max` limit what is held: what is above them is let go, and judged at
+    once (`repo_queues`).
     """
 
     def __init__(
@@ -39,9 +42,12 @@ class Holding:
         limits: AdmissionLimits,
         clock: Callable[[], float],
     ) -> None:
+        # Which sources have a connection, or had one lately.
         self._sources = sources
         # Returns the sources that speak for an account.
         self._speakers = speakers
+        # From which rev on messages were read: of a repository without a state, nothing else tells what
+        # is missing.
         self._beginning = beginning
         # Seconds for which a message is held at most, and a source without a connection may get one again.
         self._hold_s = limits.hold_s
@@ -82,7 +88,11 @@ class Holding:
         return [] if self._may_be_proven(copy) else self.release(copy.did)
 
     def is_due(self, message: Message, judgement: Judgement, state: State | None) -> bool:
-        """Return whether a message that was judged is to be held."""
+        """Return whether a message that was judged is to be held.
+
+        `judgement` is what it would come to now, and `state` what it was compared with. One that was held
+        for its time is not held again.
+        """
         if message.is_overdue:
             return False
         if self._is_one_missing(message, judgement, state):
@@ -101,9 +111,9 @@ class Holding:
         return self._hold(message, "")
 
     def release(self, did: str) -> list[Message]:
-        """Return the messages of a repository, since one was passed on.
+        """Return the messages of a repository, since one was passed on: those behind it may follow it now.
 
-        What does not follow yet is held again by the caller.
+        What does not follow yet is held again by the caller, for what is left of its time.
         """
         return self._queues.release(did)
 
@@ -116,6 +126,7 @@ class Holding:
         return self._queues.next_due()
 
     def _hold(self, message: Message, rev: str) -> list[Message]:
+        """Hold a message at the place of a rev; empty: behind all. Return what is held no longer."""
         message.held_since = message.held_since or self._clock()
         let_go = self._queues.hold(message.did, message, message.size, message.held_since, rev)
         return self._overdue(let_go)
@@ -156,7 +167,10 @@ class Holding:
 
 
 def _is_unproven(message: Message) -> bool:
-    """Return whether a message is signed and does not prove its ops, as far as it was examined."""
+    """Return whether a message is signed and does not prove its ops, as far as it was examined.
+
+    One without a key at hand is not among them: another source would not bring the key.
+    """
     finding = message.finding
     if finding is None or finding.evidence is None:
         return False

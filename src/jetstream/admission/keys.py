@@ -6,9 +6,16 @@
     after_failure  a signature that does not fit: the keys that were valid at that time
     announced      the account has sent `#identity`: its key may be another one now
 
-`Keys` opens all that this needs (`identity`), and closes it. What directories and hosts do wrong is counted
-(`Metrics.keys`). While no directory answers, the condition `keys_unavailable` holds, and while its export
-cannot be read, `keys_not_followed`.
+    pds, find_pds  the host of an account's PDS, for messages of a PDS (`hosting`)
+
+`Keys` opens all that this needs (`identity`), and closes it:
+
+    file ◀──▶ KeyCache ◀── Resolver ◀── Directories (did:plc), PublicFetcher (did:web)
+                 ▲
+                 └──────── Follower ◀── the export of the first directory, with --follow-plc
+
+What directories and hosts do wrong is counted (`Metrics.keys`). While no directory answers, the condition
+`keys_unavailable` holds, and while its export cannot be read, `keys_not_followed`.
 """
 
 from __future__ import annotations
@@ -44,6 +51,7 @@ from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.token_bucket import Rate
 
+# Names of conditions, as `/health` and the metric show them.
 CONDITION: Final = "keys_unavailable"
 NOT_FOLLOWED: Final = "keys_not_followed"
 
@@ -53,6 +61,7 @@ logger = structlog.get_logger(__name__)
 class KeySettings(NamedTuple):
     """Where keys come from, as the operator has set it."""
 
+    # The directory of the file of keys, which several processes may share.
     data_dir: Path
     plc_urls: Sequence[str]  # base URLs of PLC directories, which are asked in this order
     plc_rate: float = 100.0  # requests a second to all of them together
@@ -86,7 +95,7 @@ class Following:
         self._failures = 0  # in a row
 
     def note(self, progress: Progress) -> None:
-        """Note a page."""
+        """Take the progress after a page of the export; log it every `follow_progress_s`, up to the end."""
         self._progress = progress
         if not self._at_end and self._clock() - self._said_at >= self._limits.follow_progress_s:
             self._said_at = self._clock()
@@ -99,7 +108,10 @@ class Following:
             )
 
     def ended(self, problem: str) -> None:
-        """Note that the end was reached or, with a problem, that it was not."""
+        """Begin or end the condition, since the end was reached or, with a problem, was not.
+
+        The condition begins after `follow_failures` failures in a row, and ends with the first success.
+        """
         self._failures = self._failures + 1 if problem else 0
         if self._failures >= self._limits.follow_failures:
             reason = (
@@ -137,15 +149,20 @@ class Keys:
         web: Fetches | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        # Where keys come from.
         self._settings = settings
         self._metrics = metrics
         self._conditions = conditions
+        # The operator sets the rate of requests; a second of it may be used at once.
         rate = Rate(settings.plc_rate, ceil(settings.plc_rate))
         self._limits = replace(limits, plc_rate=rate)
+        # How the export is read, and what makes requests to hosts of `did:web`.
         self._export = export
         self._web = web or PublicFetcher(limits.web_requests_max)
         self._clock = clock
-        self._closing = AsyncExitStack()  # what is to be closed, the last one first
+        # What is to be closed, the last one first. Filled by `__aenter__`, and only if all could be
+        # opened.
+        self._closing = AsyncExitStack()
         self._logger = Throttled(logger)
 
     async def __aenter__(self) -> Self:
@@ -170,10 +187,15 @@ class Keys:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        """End all requests and tasks, write what is not in the file yet, and close it."""
         await self._closing.aclose()
 
     def cached(self, did: str) -> EncodedKey | None:
-        """Return the key that memory has. If it is due, a refresh begins in the background."""
+        """Return the key that memory has; None: `load` it, or `wait` for it.
+
+        If it is old or was announced to change, a refresh begins in the background, and this key is
+        returned meanwhile.
+        """
         return self._resolver.cached(did)
 
     async def load(self, dids: Iterable[str]) -> None:
@@ -181,7 +203,12 @@ class Keys:
         await self._resolver.load(dids)
 
     async def wait(self, did: str, source: str = "") -> Answer:
-        """Return the key of an account, or why there is none, within `wait_s`."""
+        """Return the key of an account, or why there is none, within `wait_s`.
+
+        The reason is one of `identity.failures.KEY_FAILURES`; `timeout` if it took too long. Equal
+        requests are made once. `source` is the upstream whose message needs it: each has a share of those
+        that wait.
+        """
         try:
             async with asyncio.timeout(self._limits.wait_s):
                 return await self._resolver.resolve(did, source)
@@ -229,6 +256,11 @@ class Keys:
         self._conditions.set(CONDITION, self._outage_reason(self._directories.outage()))
 
     def _outage_reason(self, outage: Outage | None) -> str | None:
+        """Return the reason for the condition; None: it does not hold.
+
+        It holds after `outage_s` of failures. It ends with an answer, and `outage_over_s` after the last
+        failure if nothing was asked since: an outage that nobody notices is over.
+        """
         limits = self._limits
         if outage is None or outage.lasted_s < limits.outage_s:
             return None
@@ -240,12 +272,17 @@ class Keys:
         )
 
     async def _watch(self) -> None:
+        """Look at the directories every `look_s` seconds, until cancelled."""
         while True:
             await asyncio.sleep(self._limits.look_s)
             self.check()
 
     async def _follow(self, cache: KeyCache, follower: Follower | None, following: Following) -> None:
-        """Follow the export. If another process does, look now and then how far it has read."""
+        """Follow the export until cancelled. If another process does, look now and then how far it has read.
+
+        A lock lets one process at a time read the export into a directory. What it has read is of use to
+        all of them.
+        """
         while True:
             try:
                 if follower is not None:
@@ -261,6 +298,7 @@ class Keys:
 
 
 def _opened(stack: AsyncExitStack, fetcher: Fetcher) -> Fetcher:
+    """Have a fetcher closed with the stack; return it."""
     stack.push_async_callback(fetcher.close)
     return fetcher
 
@@ -270,6 +308,7 @@ def _run(stack: AsyncExitStack, work: Coroutine[object, object, None]) -> None:
     task = asyncio.create_task(work)
 
     async def end() -> None:
+        """Cancel the task, and wait until it has ended."""
         task.cancel()
         await asyncio.wait([task])
 

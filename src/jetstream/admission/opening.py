@@ -1,4 +1,12 @@
-"""Opens an `Admission` with all that it uses: keys, processes that examine, what is known of accounts."""
+"""Opens an `Admission` with all that it uses: keys, processes that examine, what is known of accounts.
+
+    settings ─▶ Rules ─┬─▶ Keys        the file of keys, requests to directories
+                       ├─▶ Examiners   the processes of --verify-workers
+    log ───────────────┼─▶ Accounts    rows of the log
+                       └─▶ Identities, Deletions   events of the last minutes
+
+All of it is closed in reverse order. The log and the metrics are the server's, and stay open.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +38,17 @@ _UNSIGNED: Final = Filter(kinds=frozenset({IDENTITY, ACCOUNT}))
 
 
 class Server(NamedTuple):
-    """What an admission has of the server."""
+    """What an admission has of the server, which outlives it."""
 
+    # Also read once at the start (`recent`).
     log: ReadWriteLog
+    # Stamps and stores events: `Ingest.admit`.
     append: Append
     metrics: Metrics
     conditions: Conditions
-    connected: Callable[[], Collection[str]]  # the names of the sources that have a connection
+    # Returns the names of the sources that have a connection.
+    connected: Callable[[], Collection[str]]
+    # Unix microseconds, by the clock that stamps events.
     now_us: Callable[[], int]
 
 
@@ -46,7 +58,12 @@ async def opened(
 ) -> AsyncIterator[Admission]:
     """Open an admission for these upstreams, and close it at the end. `merged`: there may be several.
 
-    Raises KeyCacheError, LogError, WorkerError.
+    Breaks in the chain of a repository are gaps if there are several upstreams or `--verify full` is set.
+    Keys are needed for signatures, and to tell which accounts a PDS speaks for: a file of upstreams may
+    name one at any time.
+
+    Raises KeyCacheError if the file of keys cannot be used, LogError, and WorkerError if a process cannot
+    be started.
     """
     chained = merged or settings.verify == "full"
     rules = Rules(
@@ -80,6 +97,7 @@ async def opened(
 
 
 def _keys(settings: Settings, server: Server, limits: Limits) -> Keys:
+    """Return the keys, which are opened as a context manager."""
     where = KeySettings(settings.data_dir, settings.plc_url, settings.plc_rate, settings.follow_plc)
     return Keys(where, server.metrics, server.conditions, limits.keys, limits.export)
 
@@ -87,7 +105,9 @@ def _keys(settings: Settings, server: Server, limits: Limits) -> Keys:
 async def recent(log: ReadWriteLog, now_us: int, bounds: AdmissionLimits) -> tuple[Identities, Deletions]:
     """Return the identity messages and deletions that the log has of a short time ago. Raises LogError.
 
-    Deletions from before then are known as long as the states of accounts are, however short the retention.
+    Deletions from before then are known as long as the states of accounts are, however short the
+    retention. It reads `identities_window_s` of the log, from its floor at the earliest, before any
+    source is read.
     """
     window_us = int(bounds.identities_window_s * 1e6)
     identities, deletions = Identities(window_us, bounds.identities_max), Deletions(bounds.deletions_max)
@@ -107,6 +127,7 @@ async def recent(log: ReadWriteLog, now_us: int, bounds: AdmissionLimits) -> tup
 
 
 def _accounts(upstreams: Sequence[Upstream], log: LogWriter, limits: Limits) -> Accounts:
+    """Return the states of accounts as the log has them, with the sources that are in use now."""
     bounds = limits.admission
     return Accounts(
         [each.name for each in upstreams if each.kind == "relay"],

@@ -1,4 +1,8 @@
-"""What an operator is told of judged messages: examples of refusals, and what most messages suffer from."""
+"""What an operator is told of judged messages: examples of refusals, and what most messages suffer from.
+
+Metrics have the exact counts (`jetstream_verify_total`). One refused message is an account's mistake. If most are
+refused, or cannot be verified, the server is at fault, its settings, or its upstream: that is a condition.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from jetstream.limits import AdmissionLimits
 from jetstream.logging_setup import Throttled
 from jetstream.verify.verdict import Verdict
 
+# What an operator can do about either condition.
 _UNVERIFIED: Final = "Is the directory of --plc-url the right one, and does it answer?"
 _REFUSED: Final = "is the upstream the right one? The log has examples"
 
@@ -43,8 +48,10 @@ class Reports:
         )
         # What most messages may suffer from, with what becomes of them, and what the operator can do.
         self._advice = {"unverified": f"{fate}. {_UNVERIFIED}", "refused": _REFUSED}
+        # How long is counted, and which share is too many: `report_s`, `report_least`, `report_share`.
         self._limits = limits
         self._clock = clock
+        # Writes a line a minute for each reason, whatever a peer sends.
         self._logger = Throttled(logger)
         # Messages by verdict since `_began`, without replays. Cleared after `report_s`.
         self._verdicts: Counter[str] = Counter()
@@ -62,7 +69,10 @@ class Reports:
         self._logger.warning(event, **fields, type=message.envelope.type, detail=verdict.detail[:200])
 
     def count(self, verdicts: Mapping[tuple[str, str], int]) -> None:
-        """Count judged messages. Every `report_s`, begin or end the conditions."""
+        """Count judged messages by verdict and reason. Every `report_s`, begin or end the conditions.
+
+        Repeats are left out: with several upstreams, most messages are repeats.
+        """
         for (name, _), count in verdicts.items():
             if name != "replay":
                 self._verdicts[name] += count
@@ -70,6 +80,10 @@ class Reports:
             self._report()
 
     def _report(self) -> None:
+        """Begin or end `messages_unverified` and `messages_refused` by what was counted, and count from zero.
+
+        With fewer than `report_least` messages, both end: the last verdicts say nothing of now.
+        """
         total = self._verdicts.total()
         limits = self._limits
         for name, advice in self._advice.items():

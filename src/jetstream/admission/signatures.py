@@ -1,4 +1,17 @@
-"""What a message lacks until it can be judged: its examination, a key, or the account's earlier keys."""
+"""What a message lacks until it can be judged: its examination, a key, or the account's earlier keys.
+
+    prepare ─▶ task with the keys in memory and in the file ─▶ finding
+                                                                 │
+    missing ◀────────────────────────────────────────────────────┘
+       ├─▶ no finding (it was a copy)    `_examine_copy`
+       ├─▶ no key                        `_with_key`, once (`Message.asked`)
+       ├─▶ the signature does not fit    `_with_earlier_keys`, once (`Message.retried`)
+       └─▶ None: it can be judged
+
+An account that has changed its key is the usual reason for a signature that does not fit. So one such message
+does not mean that it is forged: the keys of its time decide (AT Protocol specification, cryptography page and
+DID page).
+"""
 
 from __future__ import annotations
 
@@ -29,7 +42,11 @@ _OUTAGES: Final = frozenset(
 
 
 class Signatures:
-    """Has messages examined with the keys of their accounts. `keys` is None where nothing is verified."""
+    """Has messages examined with the keys of their accounts. `keys` is None where nothing is verified.
+
+    What it returns to wait for is a coroutine, which the caller runs as a task and may cancel
+    (`suspended`). It returns the finding that the message has then.
+    """
 
     def __init__(
         self,
@@ -40,21 +57,30 @@ class Signatures:
         keys: Keyring | None,
         limits: Limits = Limits(),
     ) -> None:
+        # Whether messages must be signed, and how they are examined.
         self._rules = rules
+        # Tells which messages are repeats: they are not examined.
         self._states = states
         self._hosting = hosting
         self._examine = examine
         self._keys = keys
         self._limits = limits.upstream
+        # Messages that are prepared in one turn of the event loop, and seconds until an account is asked
+        # for again.
         self._per_turn = limits.admission.prepared_per_turn
         self._ask_again_s = limits.admission.ask_again_s
-        # The accounts for which that was done lately. A forged message must not delay each one behind it.
+        # The accounts that were asked for twice lately (`_with_earlier_keys`). A forged message must not
+        # delay each one behind it.
         self._asked_again: Generations[str, bool] = Generations(limits.admission.asked_again_max)
         # The DID and rev of each message that is examined or waits. A copy of it is not examined.
         self._examined: set[tuple[str, str]] = set()
 
     async def prepare(self, messages: Sequence[Message]) -> list[Task | None]:
-        """Return the task of each message; None if it is not examined now."""
+        """Return the task of each message; None if it is not examined now.
+
+        That is so for a repeat, for a copy of a message that is examined or waits, and for a message that
+        nobody signs. May wait for the file of keys.
+        """
         found = {} if self._keys is None else await self._find_keys(messages, self._keys)
         tasks: list[Task | None] = []
         for number, each in enumerate(messages, 1):
@@ -83,7 +109,12 @@ class Signatures:
         return found
 
     def missing(self, message: Message) -> Coroutine[Any, Any, Finding] | None:
-        """Return what a message must wait for; None: it can be judged."""
+        """Return what a message must wait for; None: it can be judged.
+
+        Sets its finding where that takes no waiting. A message that was let go is examined here and now,
+        with the keys that are at hand. It waits for nothing, so it is judged as one without a key if none
+        is.
+        """
         finding = message.finding
         if finding is None:
             if not message.is_let_go:
@@ -92,6 +123,8 @@ class Signatures:
         if self._keys is None or not self._rules.needs_keys:
             return None
         if message.is_let_go:
+            # It has waited for its full time, and no directory answers: the account may have another key
+            # by now.
             if message.is_late and finding.signed is False and self._keys.is_out:
                 message.finding = self._unsigned(message, finding)
             return None
@@ -138,15 +171,17 @@ class Signatures:
         return _with(message, tuple(dict.fromkeys((key, *known))) if known else (key,))
 
     def _task_now(self, message: Message) -> Task:
+        """Return the task of a message with the keys at hand now; none, where none is needed."""
         keys = self._keys if self._rules.needs_keys else None
         return self._task(message, None if keys is None else keys.cached(message.did))
 
     async def _examine_copy(self, message: Message) -> Finding:
+        """Examine a message that was taken for a copy, since the one that was examined was not passed on."""
         (finding,) = await self._examine([self._task_now(message)])
         return finding
 
     async def _with_key(self, message: Message, finding: Finding, keys: Keyring) -> Finding:
-        """Wait for the key of a message, and check its signature."""
+        """Wait for the key of a message, and check its signature. Without one, return its finding."""
         key = (await keys.wait(message.did, message.source)).key
         return finding if key is None else self._checked(message, finding, [key])
 
@@ -172,9 +207,10 @@ class Signatures:
         return without_keys(_with(message, ()), finding, self._rules.mode, self._limits)
 
     def _checked(self, message: Message, finding: Finding, keys: Sequence[EncodedKey]) -> Finding:
-        """Check the signature of a message that was examined."""
+        """Check the signature of a message that was examined, with other keys, in this process."""
         return with_keys(_with(message, tuple(keys)), finding, self._rules.mode, self._limits)
 
 
 def _with(message: Message, keys: tuple[EncodedKey, ...]) -> Task:
+    """Return the task of a message with these keys, the likeliest first."""
     return Task(message.envelope.type, message.envelope.fields, keys)

@@ -22,9 +22,9 @@ _ANY_REV: Final = "~"
 class States:
     """The state of every repository. `find` returns the packed state that the log has of a compact DID.
 
-    `is_at_hand` tells whether it can be asked for that of one; without it, it always can.
-    `kept_max` is how many states are kept in memory, since that of a message is needed three times, and once
-    for each copy of it.
+    `is_at_hand` tells whether it can be asked for that of one; without it, it always can. `kept_max` is
+    how many states are kept in memory, since that of a message is needed three times, and once for each
+    copy of it. With a log in a database, `find` raises LogError for a state that is not at hand.
     """
 
     def __init__(
@@ -33,9 +33,11 @@ class States:
         kept_max: int,
         is_at_hand: Callable[[bytes], bool] | None = None,
     ) -> None:
+        # Both ask the log.
         self._find = find
         self._is_at_hand = is_at_hand
-        # What is judged and not stored, by DID; None: the state is forgotten.
+        # What is judged and not stored, by DID; None: the state is forgotten. Set by `put`, cleared by
+        # `stored`: nothing is judged between `changes` and `stored`, so none is lost.
         self._judged: dict[str, State | None] = {}
         # What was used last, stored or not. No other part changes the states that the log has.
         self._kept: Generations[str, State] = Generations(kept_max)
