@@ -5,7 +5,6 @@
     wait           a message that has no key waits for it, ten seconds at most
     after_failure  a signature that does not fit: the keys that were valid at that time
     announced      the account has sent `#identity`: its key may be another one now
-
     pds, find_pds  the host of an account's PDS, for messages of a PDS (`hosting`)
 
 `Keys` opens all that this needs (`identity`), and closes it:

@@ -1,6 +1,6 @@
 """What an operator is told of judged messages: examples of refusals, and what most messages suffer from.
 
-Metrics have the exact counts (`jetstream_verify_total`). One refused message is an account's mistake. If most are
+The metric `jetstream_verify` has the exact counts. One refused message is an account's mistake. If most are
 refused, or cannot be verified, the server is at fault, its settings, or its upstream: that is a condition.
 """
 

@@ -5,6 +5,10 @@
 
 The messages of one repository are always sent to the same process, which has its key parsed already. All
 calls are independent, and may overlap: one is stored while another is examined.
+
+A call of `examine` goes through four steps. It waits for its turn to send, so that calls are sent in order.
+It sends *parcels*, some tasks each, while less than `bytes_max` is with all processes. It waits until every
+task has a finding. A process that ends meanwhile is replaced, and its parcels are sent again (`in_flight`).
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ class Examiners:
     """Examines messages, in `count` processes, or in this one if that is 0. An async context manager.
 
     `restarts` are the counters of `Metrics.workers`, which processes need. `clock` gives seconds.
-    `command` are the arguments of Python for a process.
+    `command` are the arguments of Python for a process; tests give another one. Used by the event loop's
+    thread only.
     """
 
     def __init__(
@@ -44,12 +49,14 @@ class Examiners:
         clock: Callable[[], float] = time.perf_counter,
         command: Sequence[str] = COMMAND,
     ) -> None:
+        # How messages are examined: `verify_modes`, and the limits of a record.
         self._mode: Mode = mode
         self._upstream = upstream
         self._limits = limits
         self._clock = clock
         setup = Setup(mode, upstream, limits.cpu_s)
         assert restarts is not None or not count, "processes are counted"
+        # The processes, which are started by `__aenter__`. Empty: messages are examined here.
         self.workers = [
             Worker(setup, restarts, self._answered, self._failed, limits, command)
             for _ in range(count)
@@ -57,10 +64,15 @@ class Examiners:
         ]
         # Held by the call that sends, or that examines in this process; the others wait for it in order.
         self._turn = asyncio.Lock()
-        self._room = Notifier()  # notified when parcels were answered
-        self._calls: set[_Call] = set()  # that wait for findings
-        self._problem = ""  # why no process can be started; then every call raises
-        self._looking: asyncio.Task[None] | None = None  # looks for processes that hang
+        # Notified when parcels were answered, when a process is ready, and when none can be started.
+        self._room = Notifier()
+        # The calls that wait for findings, or still send.
+        self._calls: set[_Call] = set()
+        # Why no process can be started, for people; empty: all is well. Once it is set, every call
+        # raises WorkerError.
+        self._problem = ""
+        # Looks for processes that hang, from `__aenter__` to `close`.
+        self._looking: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Start the processes. Raises WorkerError if one cannot be started."""
@@ -77,10 +89,11 @@ class Examiners:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        """End all processes: see `close`."""
         await self.close()
 
     async def close(self) -> None:
-        """End all processes. Calls that wait raise WorkerError."""
+        """End all processes. Calls that wait, and all later ones, raise WorkerError."""
         self._failed(self._problem or "the server stops")
         if self._looking is not None:
             self._looking.cancel()
@@ -94,8 +107,9 @@ class Examiners:
     async def examine(self, tasks: Sequence[Task]) -> list[Finding]:
         """Return the findings, in the order of the tasks. Gives others their turn.
 
-        A message that has ended its processes is refused (`crash`). Raises WorkerError if no process can be
-        started.
+        A message that has ended its processes is refused (`crash`). Raises WorkerError if no process can
+        be started. A caller that is cancelled leaves its tasks with the processes, and their findings are
+        dropped.
         """
         if not self.workers:
             return await self._examine_here(tasks)
@@ -133,12 +147,17 @@ class Examiners:
     # --- in other processes ---
 
     async def _started(self, worker: Worker) -> None:
+        """Return when a process takes tasks. Raises WorkerError if it cannot be started."""
         while not worker.ready:
             self._raise_problem()
             await self._room.wait()
         self._raise_problem()
 
     async def _send(self, tasks: Sequence[Task], call: _Call) -> None:
+        """Send the tasks of a call. Waits while too many bytes are with the processes.
+
+        A parcel of more bytes than that is sent when nothing else is. Raises WorkerError.
+        """
         for worker, places in self._divided(tasks):
             for parcel in self._parcels(tasks, places, call):
                 while self.bytes and self.bytes + len(parcel.data) > self._limits.bytes_max:
@@ -147,7 +166,11 @@ class Examiners:
                 worker.send(parcel)
 
     def _divided(self, tasks: Sequence[Task]) -> Iterator[tuple[Worker, list[int]]]:
-        """Yield which tasks a process is sent next, as their places."""
+        """Yield which tasks a process is sent next, as their places.
+
+        A part ends at `parcel_bytes` or `parcel_tasks`. The DID decides which process it is: CRC-32 is
+        the same in every run, and cheap.
+        """
         count, limits = len(self.workers), self._limits
         places: list[list[int]] = [[] for _ in range(count)]
         sizes = [0] * count
@@ -161,7 +184,11 @@ class Examiners:
         yield from ((worker, left) for worker, left in zip(self.workers, places, strict=True) if left)
 
     def _parcels(self, tasks: Sequence[Task], places: Sequence[int], call: _Call) -> Iterator[Parcel]:
-        """Yield the parcels of some tasks: one, unless a task is nested too deeply to be sent."""
+        """Yield the parcels of some tasks: one, unless a task is nested too deeply to be sent.
+
+        Pickle recurses where CBOR nests. A task that it refuses is examined in this process: it is as
+        little work as any other.
+        """
         try:
             yield Parcel([tasks[place] for place in places], places, call.take)
         except RecursionError:
@@ -172,29 +199,34 @@ class Examiners:
                 call.take(places[0], examine(tasks[places[0]], self._mode, self._upstream))
 
     async def _look(self) -> None:
+        """Look at all processes `looks` times in `hang_s` seconds, until cancelled."""
         while True:
             await asyncio.sleep(self._limits.hang_s / self._limits.looks)
             for worker in self.workers:
                 worker.look()
 
     def _answered(self) -> None:
+        """Wake what waits for room, or for a process that is ready. Called by a worker."""
         self._room.notify()
 
     def _failed(self, problem: str) -> None:
+        """Have all calls raise WorkerError, now and later. Called by a worker that gives up, and at the end."""
         self._problem = problem
         self._room.notify()
         for call in self._calls:
             call.end()
 
     def _raise_problem(self) -> None:
+        """Raise WorkerError if messages cannot be examined any more."""
         if self._problem:
             raise WorkerError(f"messages cannot be verified: {self._problem}")
 
 
 class _Call:
-    """A call of `examine` that waits for the findings of `count` tasks."""
+    """A call of `examine` that waits for the findings of `count` tasks, which come in any order."""
 
     def __init__(self, count: int) -> None:
+        # Done when all findings are there, and when they will not come (`Examiners._failed`).
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._found: list[Finding | None] = [None] * count
         self._left = count  # how many are missing
@@ -207,7 +239,7 @@ class _Call:
         return [finding for finding in self._found if finding is not None]
 
     def take(self, place: int, finding: Finding) -> None:
-        """Take a finding."""
+        """Take the finding of the task at a place. Called once for each place."""
         self._found[place] = finding
         self._left -= 1
         if not self._left:
