@@ -35,7 +35,7 @@ class Beginning:
         self._low = ""
 
     def note(self, rev: str) -> None:
-        """Note that a message was passed on."""
+        """Take the rev of a message that was passed on. After the first twenty, it changes nothing."""
         if len(self._revs) < _FIRST_REVS:
             insort(self._revs, rev)
             if len(self._revs) > _LOW:
@@ -49,4 +49,5 @@ class Beginning:
         return rev > (self._low or self._earlier(named_by))
 
     def _earlier(self, rev: str) -> str:
+        """Return the rev that is `apart_us` before one: the lowest of its microsecond."""
         return tid(max(0, tid_us(rev) - self._apart_us), 0)

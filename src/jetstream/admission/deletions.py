@@ -40,7 +40,9 @@ class _Deletion:
     __slots__ = ("said", "told")
 
     def __init__(self) -> None:
+        # The sources that have said so.
         self.said: set[str] = set()
+        # Whether readers were told: once it is True, it stays so.
         self.told = False
 
 
@@ -66,6 +68,7 @@ class Deletions:
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
 
     def __len__(self) -> int:
+        """Return how many deletions some sources have not told of yet."""
         return len(self._deletions)
 
     def __contains__(self, did: object) -> bool:
@@ -93,7 +96,10 @@ class Deletions:
         return deletion is not None and deletion.told and source in deletion.said
 
     def remember(self, did: str, newest: str, now_us: int) -> None:
-        """Remember the newest rev of an account that is being deleted, at a time in unix microseconds."""
+        """Remember the newest rev of an account that is being deleted, at a time in unix microseconds.
+
+        After the deletion, a repository may begin with a rev of up to five minutes before that time.
+        """
         self._remember(did, _Ended(newest, tid(max(now_us - _BEHIND_US, 0), 0)))
 
     def restore(self, did: str, body: bytes, time_us: int) -> None:
@@ -107,6 +113,7 @@ class Deletions:
         self._remember(did, _Ended(tid(at_us, CLOCK_IDS - 1), tid(at_us, 0)))
 
     def _remember(self, did: str, ended: _Ended) -> None:
+        """Remember the revs of a deletion, as the newest of all. If there are too many, forget the oldest."""
         self._ended.pop(did, None)
         self._ended[did] = ended
         if len(self._ended) > self._entries_max:

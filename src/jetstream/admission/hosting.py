@@ -33,7 +33,9 @@ class Hosting:
     """
 
     def __init__(self, rules: Rules, keys: Keyring | None) -> None:
+        # Decides on what comes from a PDS while no document can be had.
         self._rules = rules
+        # Has the documents of accounts; None: no source can be a PDS, and each speaks for all.
         self._keys = keys
         # The names of the sources that are relays, in their order. Replaced by `use`.
         self._relays: tuple[str, ...] = ()
@@ -43,7 +45,8 @@ class Hosting:
     def use(self, relays: Iterable[str], urls: Mapping[str, str], per_step: int) -> Steps[None]:
         """Set the sources: the names of relays, and the URL of each PDS by its name, `per_step` in a step.
 
-        They are in use after the last step.
+        They are in use after the last step. Of two PDSes with one host, the first is that of its
+        accounts.
         """
         sources: dict[str, str] = {}
         for number, (source, url) in enumerate(urls.items(), 1):
@@ -73,7 +76,10 @@ class Hosting:
         return None if pds is None else pds == host != ""
 
     def missing(self, message: Message) -> Coroutine[Any, Any, Finding | None] | None:
-        """Return what a message must wait for until `accepts` can tell; None: it can."""
+        """Return what a message must wait for until `accepts` can tell; None: it can.
+
+        Each message waits once at most. It takes no key, so its finding stays as it is.
+        """
         if message.is_let_go or message.is_placed or self._keys is None or message.host is None:
             return None
         must_ask = message.envelope.type == "identity"  # the first message after a move
@@ -94,5 +100,6 @@ class Hosting:
         return speaks
 
     async def _place(self, message: Message, keys: Keyring) -> Finding | None:
+        """Fetch the document of an account; return the finding that its message has already, or None."""
         await keys.find_pds(message.did, message.source)
         return message.finding

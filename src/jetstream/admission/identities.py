@@ -26,15 +26,21 @@ class Identities:
 
     def __init__(self, window_us: int, entries_max: int) -> None:
         self._window_us = window_us
+        # Of both limits, the one that is reached first counts.
         self._entries_max = entries_max
         # When each was seen first, by its digest, the oldest first.
         self._seen: OrderedDict[bytes, int] = OrderedDict()
 
     def __len__(self) -> int:
+        """Return how many are remembered."""
         return len(self._seen)
 
     def passes(self, body: bytes, now_us: int) -> bool:
-        """Return whether an identity event is new, and remember it. `body` is that of the event."""
+        """Return whether an identity event is new, and remember it. `body` is that of the event.
+
+        A repeat does not make the first one newer: an equal one passes `window_us` after the first,
+        however many came between.
+        """
         digest = _digest(body)
         if digest is None:
             return True
@@ -64,5 +70,6 @@ def _digest(body: bytes) -> bytes | None:
     fields: dict[str, Any] = orjson.loads(body)
     if "time" not in fields:
         return None
+    # The rest of the body is the `seq` of the source.
     parts = [fields["did"], fields.get("handle"), fields["time"]]
     return blake2b(orjson.dumps(parts), digest_size=_DIGEST_BYTES).digest()

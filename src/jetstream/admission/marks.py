@@ -37,12 +37,15 @@ class Marks:
         self._marks[source] = _Mark(stored, Counter() if before is None else before.pending)
 
     def wait(self, source: str, seq: int) -> None:
-        """Note that a message is not stored with the next append, because it waits."""
+        """Let the cursor of a source say that a message is not stored, because it waits.
+
+        To be called before `advance` passes its number, and once for each message.
+        """
         if (mark := self._marks.get(source)) is not None:
             mark.wait(seq)
 
     def settle(self, source: str, seq: int) -> None:
-        """Note that a message that waited is stored with the next append, or was dropped."""
+        """Let the cursor say that a message that waited is stored with the next append, or was dropped."""
         if (mark := self._marks.get(source)) is not None:
             mark.settle(seq)
 
@@ -66,7 +69,7 @@ class Marks:
 
 
 class _Mark:
-    """One source."""
+    """One source: how far it was read, what waits, and what an earlier process had stored."""
 
     def __init__(self, stored: SourceCursor | None, pending: Counter[int]) -> None:
         # What the tracker said last; None: nothing yet.
@@ -81,17 +84,23 @@ class _Mark:
         self._cursor: SourceCursor | None = stored
 
     def wait(self, seq: int) -> None:
+        """Count a message that waits. What an earlier process had not stored of this number has come now."""
         self.pending[seq] += 1
         self._unstored.discard(seq)
         self._cursor = None
 
     def settle(self, seq: int) -> None:
+        """Count a message that waits no longer. Its number is stored when no other message of it waits."""
         self.pending[seq] -= 1
         if self.pending[seq] <= 0:
             del self.pending[seq]
         self._cursor = None
 
     def advance(self, read: SourceCursor | None) -> None:
+        """Take how far the source was read; None: nothing is known.
+
+        Numbers that fall begin a new sequence. Then what was stored of the old one says nothing any more.
+        """
         before, self._read = self._read, read
         if read is None or (before is not None and read.seq < before.seq) or read.seq >= self._stored_to:
             self._stored_to = 0
@@ -105,6 +114,10 @@ class _Mark:
         return self._cursor
 
     def _compute(self, read: SourceCursor) -> SourceCursor:
+        """Return the cursor with what waits: below the lowest number that is not stored.
+
+        `unstored` has what waits, and what an earlier process had not stored and has not come yet.
+        """
         last, provisional, fell_from, _, _ = read
         stored_to = max(last, self._stored_to)
         later = {seq for seq in self._unstored if seq > last}

@@ -21,6 +21,7 @@ class _First(NamedTuple):
     """The message that its repository waits for, and what it waits for itself."""
 
     message: Message
+    # Returns the finding that the message has then. Cancelled if the message is let go.
     task: asyncio.Task[Finding | None]
 
 
@@ -50,7 +51,10 @@ class Suspended:
         return [*self._let_go.get(did, ()), *self._waiting.items(did)]
 
     def begin(self, message: Message, waiting: Coroutine[Any, Any, Finding | None]) -> None:
-        """Let a message wait until `waiting` returns its finding, and its repository with it."""
+        """Let a message wait until `waiting` returns its finding, and its repository with it.
+
+        `waiting` runs as a task of its own. No message of the repository waits here already.
+        """
         did = message.did
         task = asyncio.create_task(waiting)
         self._first[did] = _First(message, task)
@@ -78,7 +82,11 @@ class Suspended:
         return bool(self._ready)
 
     def take_ready(self) -> list[Message]:
-        """Return the messages of a repository that is ready, which then waits no longer."""
+        """Return the messages of a repository that is ready, which then waits no longer.
+
+        Those that were let go come first, as they were before the others. Raises what the task has
+        raised, such as WorkerError.
+        """
         did = self._ready.popleft()
         message, task = self._first.pop(did)
         if not task.cancelled():
@@ -91,11 +99,13 @@ class Suspended:
             task.cancel()
 
     def _note_let_go(self, messages: list[tuple[str, Message]]) -> None:
+        """Have messages judged with what is known: cancel the task of their repository, so that it is ready."""
         for did, message in messages:
             message.is_let_go = True
             self._let_go.setdefault(did, []).append(message)
             self._first[did].task.cancel()
 
     def _note_ready(self, did: str) -> None:
+        """Put a repository among those that are ready. Called when its task is done or cancelled."""
         self._ready.append(did)
         self._on_ready()

@@ -33,9 +33,12 @@ _PARSED_KEYS_MAX: Final = 16_384
 class Task(NamedTuple):
     """A #commit or #sync that the first stage did not drop (`upstream.envelope`)."""
 
-    kind: str  # "commit" or "sync"
+    # "commit" or "sync".
+    kind: str
+    # The body of the message, by its own names (`Envelope.fields`).
     fields: Mapping[str, Any]
-    keys: tuple[EncodedKey, ...] = ()  # that may have signed it, the likeliest first; none: none is known
+    # The keys that may have signed it, the likeliest first; none: none is known.
+    keys: tuple[EncodedKey, ...] = ()
 
     @property
     def did(self) -> str:
@@ -47,11 +50,15 @@ class Task(NamedTuple):
 class Finding(NamedTuple):
     """What one message says by itself."""
 
-    refused: Verdict | None  # None: it is not refused, as far as it can be told without what came before
-    evidence: Evidence | None  # None: refused before there was any
-    signed: bool | None  # None: no key was at hand, or signatures are not checked
+    # None: it is not refused, as far as it can be told without what came before.
+    refused: Verdict | None
+    # What its blocks prove; None: it was refused before there was any.
+    evidence: Evidence | None
+    # Whether one of the keys has signed it. None: no key was at hand, or signatures are not checked.
+    signed: bool | None
+    # Its events, in the order of its ops, and a reason for each part that was left out (`upstream.drops`).
     events: Sequence[Event] = ()
-    drops: Sequence[str] = ()  # a reason for each part that was left out
+    drops: Sequence[str] = ()
 
 
 def examine(task: Task, mode: Mode, limits: UpstreamLimits = UpstreamLimits()) -> Finding:
@@ -76,6 +83,8 @@ def with_keys(task: Task, finding: Finding, mode: Mode, limits: UpstreamLimits =
     """Return the finding of a message that was examined before, with the keys of its task.
 
     Only its signature is checked again. `finding` has evidence: the message is not refused but for that.
+    Its events are made if they were not yet, because it was refused. The result is the same as that of
+    `examine`.
     """
     assert finding.evidence is not None, "it is not refused"
     if not _is_signed(finding.evidence, task.keys):
@@ -88,26 +97,35 @@ def with_keys(task: Task, finding: Finding, mode: Mode, limits: UpstreamLimits =
 def without_keys(
     task: Task, finding: Finding, mode: Mode, limits: UpstreamLimits = UpstreamLimits()
 ) -> Finding:
-    """Return the finding of a message that was refused for its signature, as if no key was known."""
+    """Return the finding of a message that was refused for its signature, as if no key was known.
+
+    It is then `unverified`, and `--unresolved` decides. The caller must know that a key may be missing
+    (`admission.signatures`).
+    """
     return Finding(None, finding.evidence, None, *_extracted(task, mode, limits))
 
 
 def _is_signed(evidence: Evidence, keys: Iterable[EncodedKey]) -> bool:
+    """Return whether one of some keys has signed what the evidence is of. Damaged keys are passed over."""
     return evidence.is_signed_by(key for each in keys if (key := _parsed(each)) is not None)
 
 
 def _extracted(task: Task, mode: Mode, limits: UpstreamLimits) -> Extracted:
+    """Return the events of a message, and what was left out. With `off`, no record is compared with its CID."""
     return extract(Envelope(task.kind, None, task.fields), mode != "off", limits)
 
 
 def _not_signed(keys: int) -> Verdict:
+    """Return the refusal of a message that none of so many keys has signed."""
     return refused("signature", f"it is by none of the account's known keys ({keys} tried)")
 
 
 def _in_tree(fields: Mapping[str, Any]) -> Evidence:
+    """Examine a commit in the mode `signature`: its ops are looked up in the tree, and not undone."""
     return examine_commit(fields, full=False)
 
 
+# What examines a message, by its type and the mode of the server. Each raises Refused.
 _EXAMINERS: Final[Mapping[tuple[str, Mode], Callable[[Mapping[str, Any]], Evidence]]] = {
     ("commit", "off"): claimed,
     ("commit", "cid"): claimed,

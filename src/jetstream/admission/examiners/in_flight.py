@@ -28,7 +28,8 @@ from jetstream.verify_modes import Mode
 
 # Called once for each place: where a finding belongs among those of the caller, and the finding.
 Take = Callable[[int, Finding], None]
-HEAD: Final = Struct("<I")  # the length of a value
+# What is before each value: its length in bytes. Both ends are on one machine and of one version.
+HEAD: Final = Struct("<I")
 _CRASH: Final = "examining it has ended a process %d times"
 
 
@@ -54,11 +55,15 @@ def unpacked(data: bytes | memoryview) -> Any:
 
 
 class Parcel:
-    """Tasks that are sent together. Raises RecursionError for a task that is nested too deeply to be sent."""
+    """Tasks that are sent together. Raises RecursionError for a task that is nested too deeply to be sent.
+
+    It is packed once, when it is made, and may be sent to several processes one after another.
+    """
 
     __slots__ = ("data", "deaths", "kills", "places", "take", "tasks")
 
     def __init__(self, tasks: Sequence[Task], places: Sequence[int], take: Take) -> None:
+        # The tasks; the place of each finding among those of the caller; and what takes the findings.
         self.tasks = tasks
         self.places = places
         self.take = take
@@ -69,7 +74,7 @@ class Parcel:
         self.kills = 0
 
     def answer(self, findings: Sequence[Finding]) -> None:
-        """Hand over the findings."""
+        """Hand over the findings, which are in the order of the tasks."""
         for place, finding in zip(self.places, findings, strict=True):
             self.take(place, finding)
 
@@ -88,19 +93,23 @@ class Outstanding:
     """
 
     def __init__(self, deaths_max: int, kills_max: int) -> None:
-        self.bytes = 0  # of all parcels
+        # Bytes of all parcels, as they are sent.
+        self.bytes = 0
+        # In the order in which they were sent, which is that of the answers.
         self._parcels: deque[Parcel] = deque()
         self._deaths_max = deaths_max
         self._kills_max = kills_max
 
     def __len__(self) -> int:
+        """Return how many parcels have no answer."""
         return len(self._parcels)
 
     def __iter__(self) -> Iterator[Parcel]:
+        """Iterate over the parcels, in the order in which they are to be sent."""
         return iter(self._parcels)
 
     def add(self, parcel: Parcel) -> None:
-        """Note that a parcel is sent."""
+        """Add a parcel that is sent, now or when the process is ready."""
         self._parcels.append(parcel)
         self.bytes += len(parcel.data)
 
@@ -109,7 +118,11 @@ class Outstanding:
         self._pop().answer(findings)
 
     def process_ended(self, *, killed: bool) -> None:
-        """Note that the process has ended, or was killed. What is left is for the next one."""
+        """Decide what becomes of the parcels of a process that has ended, or was killed.
+
+        The oldest one is taken apart, tried once more, or refused with `crash` if it is a task alone that
+        has ended too many. What is left is for the next process.
+        """
         if not self._parcels:
             return
         oldest = self._pop()
@@ -125,10 +138,12 @@ class Outstanding:
             oldest.answer([Finding(refused("crash", _CRASH % ended), None, None)])
 
     def _pop(self) -> Parcel:
+        """Remove the oldest parcel, and return it."""
         parcel = self._parcels.popleft()
         self.bytes -= len(parcel.data)
         return parcel
 
     def _put_first(self, parcels: Sequence[Parcel]) -> None:
+        """Put parcels before all others, in this order."""
         self._parcels.extendleft(reversed(parcels))
         self.bytes += sum(len(parcel.data) for parcel in parcels)

@@ -186,8 +186,7 @@ class Examiners:
     def _parcels(self, tasks: Sequence[Task], places: Sequence[int], call: _Call) -> Iterator[Parcel]:
         """Yield the parcels of some tasks: one, unless a task is nested too deeply to be sent.
 
-        Pickle recurses where CBOR nests. A task that it refuses is examined in this process: it is as
-        little work as any other.
+        Pickle recurses where CBOR nests. A task that it refuses is examined in this process.
         """
         try:
             yield Parcel([tasks[place] for place in places], places, call.take)
@@ -210,7 +209,7 @@ class Examiners:
         self._room.notify()
 
     def _failed(self, problem: str) -> None:
-        """Have all calls raise WorkerError, now and later. Called by a worker that gives up, and at the end."""
+        """Have all calls raise WorkerError, now and later. Called when a worker gives up, and at the end."""
         self._problem = problem
         self._room.notify()
         for call in self._calls:

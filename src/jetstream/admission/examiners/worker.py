@@ -36,8 +36,9 @@ logger = structlog.get_logger(__name__)
 class Worker:
     """One process, and its successors. Used by the event loop's thread only.
 
-    `answered` is called when it is ready and after each answer, `failed` with the problem once no process can
-    be started. `restarts` counts processes that were replaced. `command` are the arguments of Python.
+    `answered` is called when it is ready and after each answer, `failed` with the problem once no process
+    can be started. `restarts` counts processes that were replaced, by cause: `died`, `hung` or
+    `not_started`. `command` are the arguments of Python.
     """
 
     def __init__(
@@ -49,24 +50,32 @@ class Worker:
         limits: WorkerLimits = WorkerLimits(),
         command: Sequence[str] = COMMAND,
     ) -> None:
-        self.ready = False  # whether the process takes tasks
+        # Whether the process takes tasks: from its first message until its end was noted.
+        self.ready = False
+        # What it was sent, or will be when it is ready, and has not answered. Outlives the process.
         self.outstanding = Outstanding(limits.deaths_max, limits.kills_max)
-        self.process: subprocess.Popen[bytes] | None = None  # the present one, or the last one
+        # The present one, or the last one; None before the first.
+        self.process: subprocess.Popen[bytes] | None = None
+        # The first thing that each process is sent.
         self._setup = packed(setup)
         self._restarts = restarts
         self._answered = answered
         self._failed = failed
         self._limits = limits
         self._command = command
-        self._transport: asyncio.Transport | None = None  # to the present process
-        self._running: asyncio.Task[None] | None = None  # starts processes, from `start` to `close`
+        # The connection to the present process; None while there is none.
+        self._transport: asyncio.Transport | None = None
+        # The task that starts processes, from `start` to `close`.
+        self._running: asyncio.Task[None] | None = None
         # How many looks in a row have found it silent while something was expected of it.
         self._silent_looks = 0
-        self._hung = False  # whether the present process was killed for that, or took too long (`Setup`)
+        # Whether the present process was killed for that, or has taken too much CPU time
+        # (`Setup.cpu_s`).
+        self._hung = False
         self._logger = Throttled(logger)
 
     def start(self) -> None:
-        """Start the process, and others after it, until `close`."""
+        """Start the process, and others after it, until `close`. Returns before it is ready."""
         self._running = asyncio.create_task(self._run())
 
     async def close(self) -> None:
@@ -90,6 +99,11 @@ class Worker:
             self.process.kill()
 
     async def _run(self) -> None:
+        """Run one process after another, until cancelled, or until too many starts have failed in a row.
+
+        A process that was ready is replaced at once. One that was not is followed by a pause that
+        grows, and after `starts_failed_max` of them `failed` is called.
+        """
         starts_failed, problem = 0, ""
         while starts_failed < self._limits.starts_failed_max:
             if starts_failed:
@@ -104,7 +118,7 @@ class Worker:
         self._failed(f"no process can be started ({problem}); `--verify-workers 0` needs none")
 
     def _replace(self, cause: str, problem: str) -> None:
-        """Note that a process which was ready has ended."""
+        """Count the end of a process that was ready, and keep what it has not answered for the next one."""
         self.ready = False
         self._count(cause, problem)
         assert self.process is not None
@@ -112,13 +126,18 @@ class Worker:
         self._answered()
 
     def _count(self, cause: str, problem: str) -> None:
+        """Count a process that is replaced, and log why."""
         self._restarts[cause].inc()
         self._logger.warning(
             "a process that verifies is replaced", cause=cause, problem=problem, parcels=len(self.outstanding)
         )
 
     async def _run_process(self) -> str:
-        """Run one process to its end; return how it has ended."""
+        """Run one process to its end; return how it has ended, for people.
+
+        It is killed when the connection to it is lost, and when this is cancelled. A thread waits for its
+        end, so that the event loop does not.
+        """
         try:
             process, ours = self._open()
         except (OSError, TypeError) as error:  # too many processes or files; no known path of Python
@@ -129,6 +148,7 @@ class Worker:
         finally:
             process.kill()
             await asyncio.to_thread(process.wait)
+        # SIGPROF is its own timer: one list of tasks has taken `cpu_s` (`worker_main`).
         self._hung = self._hung or process.returncode == -SIGPROF
         return how_ended(process.returncode)
 
@@ -153,7 +173,11 @@ class Worker:
         return process, ours
 
     async def _converse(self, ours: socket.socket) -> None:
-        """Send and receive until the connection to the process ends."""
+        """Send and receive until the connection to the process ends.
+
+        The process keeps its end of the socket open as long as it lives, so the end of one is the end of
+        the other.
+        """
         lost = asyncio.Event()
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_unix_connection(
@@ -168,6 +192,7 @@ class Worker:
             transport.abort()
 
     def _write(self, parcel: Parcel) -> None:
+        """Send a parcel if the process is ready; else `_receive` sends it when it is."""
         transport = self._transport
         # uvloop's transport raises an error between its end and `connection_lost`.
         if transport is not None and self.ready and not transport.is_closing():
@@ -188,7 +213,11 @@ class Worker:
 
 
 class _Connection(asyncio.Protocol):
-    """Cuts what comes in into messages."""
+    """The connection to a process: cuts what comes in into messages, and hands each to `receive`.
+
+    `lost` is called at its end. A message is given as a view of the buffer, and must be read before
+    `receive` returns.
+    """
 
     def __init__(self, receive: Callable[[memoryview], None], lost: Callable[[], None]) -> None:
         self._receive = receive
@@ -196,6 +225,7 @@ class _Connection(asyncio.Protocol):
         self._incoming = bytearray()  # the beginning of a message that is not complete
 
     def data_received(self, data: bytes) -> None:
+        """Hand over the messages that are complete; keep what has come of the next one."""
         incoming = self._incoming
         incoming += data
         start = 0
@@ -207,6 +237,7 @@ class _Connection(asyncio.Protocol):
         del incoming[:start]
 
     def connection_lost(self, _error: Exception | None) -> None:
+        """Tell the worker that the connection has ended."""
         self._lost()
 
 

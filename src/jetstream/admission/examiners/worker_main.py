@@ -2,6 +2,12 @@
 
 Its standard input is a socket to the server; `in_flight` says what is sent.
 
+    server                                  this process
+    Setup ────────────────────────────────▶
+      ◀──────────────────────────── True    it is ready
+    [Task, …] ────────────────────────────▶ examine each
+      ◀────────────────── [Finding, …]      in the order of the tasks
+
 It ends when the socket does: with the server, however that ends. Signals that a terminal or a service manager
 sends to all processes of the server are ignored, because the server still needs it to stop in good order.
 """
@@ -26,7 +32,11 @@ Examine = Callable[[Task, Mode, UpstreamLimits], Finding]
 
 
 def main(examine: Examine = examine) -> None:
-    """Examine what comes in from standard input, until it ends."""
+    """Examine what comes in from standard input, until it ends.
+
+    A crash writes its Python stack to standard error, which is that of the server. `examine` is another
+    function in tests.
+    """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
@@ -36,6 +46,11 @@ def main(examine: Examine = examine) -> None:
 
 
 def _serve(connection: socket.socket, examine: Examine) -> None:
+    """Read the setup, say that this process is ready, and answer each list of tasks.
+
+    The timer counts CPU time of this process only. If a list takes more than `cpu_s` of it, SIGPROF ends
+    the process: nobody has to kill it, and a busy machine ends none.
+    """
     with connection.makefile("rb") as incoming:
         setup: Setup | None = _read(incoming)
         if setup is None:
@@ -50,7 +65,7 @@ def _serve(connection: socket.socket, examine: Examine) -> None:
 
 
 def _read(incoming: BufferedReader) -> Any:
-    """Return the next value; None at the end."""
+    """Return the next value; None at the end, also in the middle of a value: the server has ended."""
     head = incoming.read(HEAD.size)
     if len(head) < HEAD.size:
         return None
