@@ -99,7 +99,7 @@ class Suspended:
             task.cancel()
 
     def _note_let_go(self, messages: list[tuple[str, Message]]) -> None:
-        """Have messages judged with what is known: cancel the task of their repository, so that it is ready."""
+        """Have messages judged with what is known: cancel the task of their repository, so it is ready."""
         for did, message in messages:
             message.is_let_go = True
             self._let_go.setdefault(did, []).append(message)

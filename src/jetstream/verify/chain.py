@@ -50,8 +50,10 @@ from jetstream.verify.verdict import (
 )
 
 _DIGEST_BYTES: Final = 32
-ROOT_BYTES: Final = 16  # of a digest: enough to tell two trees of one owner apart
+# Bytes of a digest that a state keeps: enough to tell two trees of one owner apart.
+ROOT_BYTES: Final = 16
 _STATE_BYTES: Final = 8 + ROOT_BYTES
+# All bits of a TID: the highest of 64 is always 0.
 _TID_MASK: Final = (1 << 63) - 1
 _INCOMPLETE: Final = "tree nodes are missing, and prevData is not the root we hold"
 _AHEAD_US: Final = 300_000_000  # how far a rev may be ahead of the clock: five minutes
@@ -70,7 +72,7 @@ class State(NamedTuple):
 
     @classmethod
     def unpacked(cls, data: bytes) -> State:
-        """Return the state of 24 bytes."""
+        """Return the state of 24 bytes: the inverse of `packed`."""
         assert len(data) == _STATE_BYTES, "only `packed` makes them"
         number = int.from_bytes(data[:8], "big")
         return cls(tid_of(number & _TID_MASK), data[8:], bool(number >> 63))
@@ -94,8 +96,10 @@ def latest_rev(now_us: int) -> str:
 def screen(state: State | None, rev: str, blocks: Any, latest: str, *, is_sync: bool) -> Verdict | None:
     """Return what the rev of a message says by itself, None if the message must be examined.
 
-    Of one rev, only a message with another tree is examined, and the commit of a #sync. `blocks` is its CAR,
-    which has the digest of its tree in the commit block. `latest` is that of `latest_rev`.
+    Of one rev, only a message with another tree is examined, and the commit of a #sync. `blocks` is its
+    CAR, which has the digest of its tree in the commit block. `latest` is that of `latest_rev`. It costs
+    a comparison of texts and, of one rev, a search in the CAR. Nothing is checked yet: what it calls a
+    repeat may be forged, and is dropped all the same.
     """
     if state is not None and rev <= state.rev:
         if rev == state.rev and state.by_sync and not is_sync:
@@ -128,6 +132,7 @@ def root_of(cid: bytes) -> bytes:
     return cid[CID_BYTES - _DIGEST_BYTES :][:ROOT_BYTES]
 
 
+# The verdict of a message that follows the state, by what is known of the tree before it.
 _FOLLOWING: Final = {
     Before.PROVEN: OK,
     Before.FOUND: OK,
@@ -145,7 +150,11 @@ def _is_of_sync(state: State, evidence: Evidence) -> bool:
 
 
 def _judge_known(state: State, evidence: Evidence, *, signed: bool) -> Verdict:
-    """Judge a message whose rev is not above that of the state."""
+    """Judge a message whose rev is not above that of the state: a repeat, or another tree of one rev.
+
+    Without a key, a message of another tree is a repeat: it may be forged, and must not count against its
+    owner.
+    """
     if evidence.rev < state.rev or not signed or _has_root(state, evidence.root):
         return REPLAY
     return refused("equivocation", f"{evidence.did} signed another tree at {evidence.rev}")
@@ -162,4 +171,5 @@ def _follows(state: State, evidence: Evidence) -> bool:
 
 
 def _has_root(state: State, cid: bytes | None) -> bool:
+    """Return whether the CID of a tree's root is that of the state; False for None."""
     return cid is not None and root_of(cid) == state.root

@@ -4,6 +4,12 @@ The checks, in order: limits, the CAR and every hash, the root, the shape of the
 agrees with the message, the shape of the ops, their records, and the tree (`proof`). Any that fails raises
 `Refused`: the message as a whole is not what the owner signed.
 
+    blocks (a CAR)                    the message's fields
+      └─ root: commit block ◀─ agree ─▶ repo, rev, commit
+           └─ data: tree node           since, prevData
+                └─ nodes ◀─── proof ──▶ ops: path, cid, prev
+                     └─ records         one for each create and update
+
 A message's fields are those of `upstream.envelope`: of the types that it promises, whatever their values.
 
 Source: the sync page of the AT Protocol specification, "Commit validation", and the repository page, "Commit
@@ -28,13 +34,15 @@ from jetstream.atproto.mst_node import EMPTY_CID, KEY_BYTES_MAX
 from jetstream.verify import proof
 from jetstream.verify.verdict import Refused
 
+# Limits of the protocol for a #commit: bytes of its blocks, and ops.
 BLOCKS_BYTES_MAX: Final = 2_000_000
 OPS_MAX: Final = 200
 # Bytes of a commit block: a DID has 2,048 at most, the other fields 200.
 _COMMIT_BYTES_MAX: Final = 4_096
 _COMMIT_FIELDS: Final = {"did", "rev", "sig", "data", "prev", "version"}
 _COMMIT_VERSION: Final = 3
-_SIGNATURE_FIELD: Final = b"\x63sig\x58\x40"  # the key, and the head of a byte string of 64
+# What stands before a signature in a commit block: the key `sig`, and the head of a byte string of 64.
+_SIGNATURE_FIELD: Final = b"\x63sig\x58\x40"
 
 
 class Before(Enum):
@@ -53,11 +61,18 @@ class Evidence(NamedTuple):
 
     did: str
     rev: str
-    since: str  # the rev before; empty if there is none, or if the message does not say
-    prev_root: bytes | None  # the root of the tree before, as the message claims
-    root: bytes  # the root of the tree: a CID of 36 bytes
+    # The rev before; empty if there is none, or if the message does not say. It is not signed.
+    since: str
+    # The root of the tree before, as the message claims (`prevData`); None: it does not say. Not signed
+    # either.
+    prev_root: bytes | None
+    # The root of the tree: a CID of 36 bytes.
+    root: bytes
+    # How far the ops are proven.
     before: Before
-    unsigned: bytes  # the commit block without its signature: what is signed
+    # The commit block without its signature: what is signed.
+    unsigned: bytes
+    # Of 64 bytes: r and s (`atproto.keys`).
     signature: bytes
 
     @property
@@ -66,13 +81,13 @@ class Evidence(NamedTuple):
         return self.before is Before.LEGACY or self.before is Before.INCOMPLETE
 
     def is_signed_by(self, keys: Iterable[PublicKey]) -> bool:
-        """Return whether the signature is by one of these keys."""
+        """Return whether the signature is by one of these keys, which are tried in order."""
         digest = sha256(self.unsigned).digest()
         return any(key.verify(digest, self.signature) for key in keys)
 
 
 class _Signed(NamedTuple):
-    """A commit block."""
+    """A commit block, read: the fields of `Evidence` that it has, and no others."""
 
     did: str
     rev: str
@@ -84,7 +99,8 @@ class _Signed(NamedTuple):
 def examine_commit(fields: Mapping[str, Any], *, full: bool = True) -> Evidence:
     """Check all of a commit but its signature and what came before. Raises Refused.
 
-    Without `full`, ops are looked up in the tree and not undone, and records may be missing.
+    Without `full`, ops are looked up in the tree and not undone, and records may be missing. The first
+    check that fails gives the reason, in the order of `verdict.REFUSALS`.
     """
     ops = fields["ops"]
     if len(ops) > OPS_MAX:
@@ -103,7 +119,10 @@ def examine_commit(fields: Mapping[str, Any], *, full: bool = True) -> Evidence:
 
 
 def examine_sync(fields: Mapping[str, Any]) -> Evidence:
-    """Check all of a #sync but its signature and what came before. Raises Refused."""
+    """Check all of a #sync but its signature and what came before. Raises Refused.
+
+    Its blocks have the commit block alone: the root of its CAR, whatever CID that is.
+    """
     signed, _ = _signed_blocks(fields, fields["did"], None)
     return _evidence(signed, "", None, Before.SYNC)
 
@@ -129,6 +148,7 @@ def _claims(fields: Mapping[str, Any]) -> tuple[str, bytes | None]:
 
 
 def _evidence(signed: _Signed, since: str, prev_root: bytes | None, before: Before) -> Evidence:
+    """Return the evidence of a commit block, with what the message says beside it."""
     did, rev, root, unsigned, signature = signed
     return Evidence(did, rev, since, prev_root, root, before, unsigned, signature)
 
@@ -174,9 +194,12 @@ def _signed(block: bytes) -> _Signed:
     try:
         fields = libipld.decode_dag_cbor(block)
         did, rev, signature, root = fields["did"], fields["rev"], fields["sig"], fields["data"]
+        # The keys of a commit are sorted by length: `did`, `rev` and `sig` come first. So the field is
+        # not searched for within the texts before it, which an account can choose.
         start = block.index(_SIGNATURE_FIELD, 10 + len(did) + len(rev))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused("commit", "the root of the CAR is no commit") from error
+    # What is cut out must be the signature that was decoded, or the block is not canonical.
     end = start + len(_SIGNATURE_FIELD) + SIGNATURE_BYTES
     if (
         fields.keys() != _COMMIT_FIELDS
@@ -187,10 +210,12 @@ def _signed(block: bytes) -> _Signed:
         or signature != block[end - SIGNATURE_BYTES : end]
     ):
         raise Refused("commit", "the commit has other fields than one of version 3, or other types")
+    # The map has five entries without the signature, so it begins with another byte.
     return _Signed(did, rev, root, b"\xa5" + block[1:start] + block[end:], signature)
 
 
 def _is_cid(value: object) -> bool:
+    """Return whether a decoded value may be a link: 36 bytes. Their content is compared, not parsed."""
     return isinstance(value, bytes) and len(value) == CID_BYTES
 
 
@@ -212,6 +237,7 @@ def _change(op: Any) -> Change:
 
 
 def _require_records(changes: Sequence[Change], blocks: Mapping[bytes, bytes]) -> None:
+    """Raise Refused unless the record of every create and update is among the blocks."""
     for change in changes:
         if change.after is not None and change.after not in blocks:
             raise Refused("record", f"there is no record of {change.key[:100]!r}")
@@ -225,7 +251,12 @@ def _before(
     prev_root: bytes | None,
     since: str,
 ) -> Before:
-    """Undo the ops, and return what is known of the tree before them. Raises Refused."""
+    """Undo the ops, and return what is known of the tree before them. Raises Refused.
+
+    A message of an older producer does not say what the tree was (`prevData`), or what an op has replaced
+    (`prev`). It is `LEGACY`, if the tree holds what its ops say. A message that says enough, and is
+    contradicted by its own tree, is refused.
+    """
     if prev_root is None and since:
         return _found(blocks, root, changes, Before.LEGACY)
     undone, problem, fallback = None, "", Before.LEGACY
@@ -254,5 +285,5 @@ def _found(blocks: Mapping[bytes, bytes], root: bytes, changes: Sequence[Change]
 
 
 def _shown(value: object) -> str:
-    """Return what a message says where a text should be, for people."""
+    """Return what a message says where a text should be, for people. Long texts are cut off."""
     return value[:100] if type(value) is str else type(value).__name__

@@ -11,6 +11,9 @@ commits, with the same result.
 
 The blocks are those of `car.checked_blocks`: each hashes to its CID, so no chain of nodes is a cycle. A chain
 ends at the layer of the op, which is less than 128 below the root's.
+
+Source: the sync page of the AT Protocol specification, "Inductive firehose", and the repository page, "MST
+structure".
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ from jetstream.atproto.mst_node import (
     shared_prefix,
 )
 
+# The blocks of a CAR, by their CID of 36 bytes.
 Blocks: TypeAlias = Mapping[bytes, bytes]
+# A link to no subtree, in DAG-CBOR.
 _NULL: Final = b"\xf6"
 # An entry that lacks a field, or has one of another type, shows where that is used.
 _MALFORMED: Final = (KeyError, TypeError, IndexError)
@@ -43,14 +48,22 @@ _NO_LEFT: Final = b"\x61l\xf6"  # what a block without a subtree before its firs
 class _Place(NamedTuple):
     """Where a key is in a tree, or would be."""
 
-    above: list[tuple[bytes, bytes]]  # the nodes on the way to its node: the block, and the link followed
-    block: bytes  # the node in the key's layer; of the last node, if the way ends above it
-    entries: list[Any]  # of the node
-    left: Any  # the link before the first entry
-    at: int  # the index of the first entry whose key is not below
-    before: bytes  # the key before it; empty if there is none
+    # The nodes on the way to its node, the root first: the block of each, and the link that was followed.
+    above: list[tuple[bytes, bytes]]
+    # The node in the key's layer; the last node of the way, if that ends above it.
+    block: bytes
+    # The entries of the node, as its block has them: foreign values whose types were not checked.
+    entries: list[Any]
+    # The link before the first entry: a CID or None, unless the block is malformed.
+    left: Any
+    # The index of the first entry whose key is not below; that of the end, if there is none.
+    at: int
+    # The key of the entry before it; empty if there is none.
+    before: bytes
+    # Whether the node has the key: then it is that of the entry at `at`.
     found: bool
-    layer: int  # of the node, below (-) or above the layer of the key
+    # The layer of the node, relative to that of the key: 0 is the same, above 0 the node is higher.
+    layer: int
 
 
 def find(blocks: Blocks, root: bytes, changes: Sequence[Change]) -> None:
@@ -87,16 +100,23 @@ def undo(blocks: Blocks, root: bytes, changes: Sequence[Change]) -> bytes:
 
 
 def _require(change: Change, value: bytes | None) -> None:
+    """Raise ValueError unless the tree holds what an op says its path has after it: a CID, or nothing."""
     if value != change.after:
         raise ValueError(f"{change.key!r}: the tree holds {_text(value)}, the op says {_text(change.after)}")
 
 
 def _text(value: bytes | None) -> str:
+    """Return a value of the tree for people."""
     return "nothing" if value is None else str(Cid(value))
 
 
 def _place(blocks: Blocks, root: bytes, key: bytes) -> _Place:
-    """Descend from the root to a key. Raises ValueError, and PartialTreeError."""
+    """Descend from the root to a key. Raises ValueError, and PartialTreeError.
+
+    The layer of the root is that of its first key, and each node below is one layer lower. So the way
+    ends, whatever the nodes hold. Keys behind that of the op are not looked at: they are covered by the
+    hashes.
+    """
     above: list[tuple[bytes, bytes]] = []
     wanted, layer, link = layer_of(key), -1, root
     while True:
@@ -104,6 +124,7 @@ def _place(blocks: Blocks, root: bytes, key: bytes) -> _Place:
         if block is None:
             raise PartialTreeError("a node on the way to an op is missing")
         entries, left = decode_fields(block)
+        # The first node: its layer is not known before. A root below the layer of the key ends the way.
         if layer < 0:
             layer = layer_of(entries[0]["k"]) - wanted if entries else 0
         index, before, found = _search(entries, key)
@@ -116,7 +137,11 @@ def _place(blocks: Blocks, root: bytes, key: bytes) -> _Place:
 
 
 def _search(entries: list[Any], key: bytes) -> tuple[int, bytes, bool]:
-    """Return the index of the first key not below a key, the key before it, and whether it is equal."""
+    """Return the index of the first key not below a key, the key before it, and whether it is equal.
+
+    Raises ValueError for a longer key than any repository has, and one of `_MALFORMED` for an entry that
+    is none.
+    """
     before = b""
     for index, entry in enumerate(entries):
         k = before[: entry["p"]] + entry["k"]
@@ -129,7 +154,11 @@ def _search(entries: list[Any], key: bytes) -> tuple[int, bytes, bool]:
 
 
 def _value_at(place: _Place) -> bytes | None:
-    """Return the value at a place, None if the key is not in the tree."""
+    """Return the value at a place, None if the key is not in the tree.
+
+    Raises ValueError for a key in another layer than its own: there, a second value of it could be
+    hidden.
+    """
     if not place.found:
         return None
     value = place.entries[place.at]["v"]
@@ -139,7 +168,11 @@ def _value_at(place: _Place) -> bytes | None:
 
 
 def _undo_one(blocks: Blocks, root: bytes, change: Change) -> bytes | None:
-    """Undo the only op of a commit in the bytes of the nodes. Return None where that is not possible."""
+    """Undo the only op of a commit in the bytes of the nodes. Return None where that is not possible.
+
+    Then `mst` does it, so None is never wrong, only slower. Raises ValueError if the tree does not hold
+    what the op says, and PartialTreeError.
+    """
     key, before, after = change
     place = _place(blocks, root, key)
     _require(change, _value_at(place))
@@ -161,6 +194,7 @@ def _subtree_at(place: _Place, index: int) -> bytes | None:
 
 
 def _encoded(entry: Any) -> bytes:
+    """Return the bytes of an entry, as its node has them if that is canonical."""
     return b"".join(encode_entry(entry["k"], entry["p"], entry["v"], entry["t"]))
 
 
@@ -206,7 +240,10 @@ def _without_entry(blocks: Blocks, place: _Place, key: bytes) -> bytes | None:
 
 
 def _with_entry(place: _Place, key: bytes, value: bytes) -> bytes | None:
-    """Return the node with one more key at its place. Return None where a node is made or a subtree split."""
+    """Return the node with one more key at its place. Return None where a node is made or a subtree split.
+
+    The key after it shares another prefix with the key before it now, so its entry is written again.
+    """
     entries, index, left = place.entries, place.at, place.left
     if place.layer or _subtree_at(place, index) is not None:
         return None
@@ -232,7 +269,11 @@ def _recounted(place: _Place, block: bytes | None, more: int) -> bytes | None:
 
 
 def _rehashed(above: list[tuple[bytes, bytes]], node: bytes) -> bytes:
-    """Return the root of a tree one of whose nodes has changed, given the way to it."""
+    """Return the root of a tree one of whose nodes has changed, given the way to it.
+
+    In each node above, the CID of the one below is replaced. A node that has become empty is none: its link
+    becomes null.
+    """
     for block, link in reversed(above):
         if node == EMPTY_BLOCK:
             node = block.replace(LINK_HEAD + link, _NULL, 1)

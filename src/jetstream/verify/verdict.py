@@ -1,7 +1,8 @@
 """What verification says of a message: the verdicts and the reasons to refuse, as metrics label them.
 
-The keys are values of a metric's label and stay as they are. To add a reason, name it here and raise
-`Refused` where it applies.
+A verdict says what a message is, and a reason why it is refused; `docs/verification.md` explains both to
+operators. The keys are values of a metric's label and stay as they are. To add a reason, name it here and
+raise `Refused` where it applies.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ REFUSALS: Final = {
 
 
 class Refused(Exception):
-    """A message is not what the owner signed. `reason` is one of `REFUSALS`, `detail` is for people."""
+    """A message is not what the owner signed. `reason` is one of `REFUSALS`, `detail` is for people.
+
+    Raised by the checks of `commit` only. `detail` may have text of the message: it is to be cut off
+    before it is logged.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason = reason
@@ -50,6 +55,7 @@ class Refused(Exception):
 class Verdict(NamedTuple):
     """One of `VERDICTS`. A refusal has a reason out of `REFUSALS`, and a detail for people."""
 
+    # A key of `VERDICTS`, one of `REFUSALS` or empty, and text for people or nothing.
     name: str
     reason: str = ""
     detail: str = ""
@@ -60,6 +66,7 @@ class Verdict(NamedTuple):
         return f"{self.name}: {self.reason}" if self.reason else self.name
 
 
+# The verdicts without a reason.
 OK: Final = Verdict("ok")
 REPLAY: Final = Verdict("replay")
 GAP: Final = Verdict("gap")

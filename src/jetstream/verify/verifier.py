@@ -1,4 +1,9 @@
-"""All steps of verification in one call, for a caller that never waits: offline, or with all keys at hand."""
+"""All steps of verification in one call, for a caller that never waits: offline, or with all keys at hand.
+
+`jetstream verify` reads a stream with it. A server takes the steps one by one instead (`admission`): it waits
+for keys, examines messages in other processes, and holds some until others have come. Both come to the same
+verdicts.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +36,20 @@ class Verifier:
     ) -> None:
         # The state of each repository, by DID. Changes with each message that is passed on.
         self.states: MutableMapping[str, State] = {} if states is None else states
+        # Returns the keys of a DID at a rev. Called once for each message that is examined.
         self._find_keys = find_keys
         self._full = full
         self._pass_unverified = pass_unverified
 
     def verify_commit(self, fields: Mapping[str, Any], latest: str) -> Judgement:
-        """Judge a #commit, given its fields (`upstream.envelope`) and what `chain.latest_rev` returns."""
+        """Judge a #commit, given its fields (`upstream.envelope`) and what `chain.latest_rev` returns.
+
+        Never raises for what it holds. The state of its repository is moved by it, if it is passed on.
+        """
         return self._verify(fields, fields["repo"], latest, is_sync=False)
 
     def verify_sync(self, fields: Mapping[str, Any], latest: str) -> Judgement:
-        """Judge a #sync."""
+        """Judge a #sync, given its fields and what `chain.latest_rev` returns, as `verify_commit` does."""
         return self._verify(fields, fields["did"], latest, is_sync=True)
 
     def forget(self, did: str) -> None:
@@ -48,6 +57,7 @@ class Verifier:
         self.states.pop(did, None)
 
     def _verify(self, fields: Mapping[str, Any], did: str, latest: str, *, is_sync: bool) -> Judgement:
+        """Take the steps in order: screen, examine, find keys, judge. The first that decides is the last."""
         state, rev = self.states.get(did), fields["rev"]
         if self._full:
             verdict = screen(state, rev, fields.get("blocks"), latest, is_sync=is_sync)

@@ -111,7 +111,7 @@ def _is_signed(evidence: Evidence, keys: Iterable[EncodedKey]) -> bool:
 
 
 def _extracted(task: Task, mode: Mode, limits: UpstreamLimits) -> Extracted:
-    """Return the events of a message, and what was left out. With `off`, no record is compared with its CID."""
+    """Return the events of a message, and what was left out. With `off`, no hash is checked."""
     return extract(Envelope(task.kind, None, task.fields), mode != "off", limits)
 
 
