@@ -7,6 +7,9 @@ Most of a commit's blocks are nodes of the repository's tree; a decoder that dec
 `decode_car` does, takes 20 µs a frame. There are two ways to a record instead. `proven` searches for its CID
 and checks the hash, which costs the same however many blocks there are. `Blocks` scans the lengths of all
 sections. `checked_blocks` does so too, and checks every hash, for a consumer that verifies commits.
+
+Blocks may be in any order, and a block may be there twice: of one CID, the last counts. Links between blocks
+are not followed here.
 """
 
 from __future__ import annotations
@@ -21,27 +24,31 @@ from jetstream.atproto.cid import CID_BYTES, DAG_CBOR_SHA256, LINK_HEAD, Cid, ra
 # The header that every relay writes, around the CID of its one root. Any other is decoded.
 _HEADER_HEAD: Final = b"\x3a\xa2\x65roots\x81" + LINK_HEAD
 _HEADER_TAIL: Final = b"\x67version\x01"
+# Both parts of a header whose root is a DAG-CBOR block, where they are, and the bytes of the whole.
 _USUAL_HEAD: Final = _HEADER_HEAD + DAG_CBOR_SHA256
 _HEADER_TAIL_AT: Final = len(_HEADER_HEAD) + CID_BYTES
 _HEADER_BYTES: Final = _HEADER_TAIL_AT + len(_HEADER_TAIL)
-_VARINT_BYTES_MAX: Final = 9  # the multiformats specification's limit
+# Bytes of a length: the limit of the multiformats specification (unsigned-varint).
+_VARINT_BYTES_MAX: Final = 9
 # Blocks of one CAR, at 0.25 µs each. A thousand ops in the largest repository need nine thousand tree nodes.
 BLOCKS_MAX: Final = 10_000
-_HEADER_BYTES_MAX: Final = 1_024  # a header is decoded; ten roots take half of it
+# Bytes of a header, which is decoded as a whole. Ten roots take half of it.
+_HEADER_BYTES_MAX: Final = 1_024
 # Bytes of a CAR that is searched for a CID. A search may compare a whole CID at each place: in a longer one
 # that could take milliseconds.
 _SEARCHED_BYTES_MAX: Final = 16_384
 
 
 class Mismatch(Exception):
-    """A block of a CAR does not hash to its CID."""
+    """A block of a CAR does not hash to its CID. The text names the CID."""
 
 
 def proven(car: bytes, cid: bytes) -> bytes | None:
     """Return the record that follows its CID and hashes to it; None where only `Blocks` can tell.
 
     The bytes before the CID are taken for a length of one or two bytes. Only the hash shows that this is
-    right.
+    right. `cid` may be bytes of any length. It must be of the codec dag-cbor; a blob (`raw`) is not
+    found.
     """
     if len(cid) != CID_BYTES or len(car) > _SEARCHED_BYTES_MAX:
         return None
@@ -72,7 +79,10 @@ class Blocks:
         self._starts = {car[start : start + CID_BYTES]: start for start in self._stops}
 
     def get(self, cid: bytes) -> bytes | None:
-        """Return a block's bytes, unchecked; None if there is none. Only CIDs of 36 bytes are found."""
+        """Return a block's bytes, unchecked; None if there is none. Only CIDs of 36 bytes are found.
+
+        The caller compares the hash. Costs a copy of the block.
+        """
         start = self._starts.get(cid)
         if start is None:
             return None
@@ -106,7 +116,10 @@ def _require_raw(cid: bytes, block: bytes) -> None:
 
 
 def _root(car: bytes) -> bytes:
-    """Return the first root of a CAR whose header was read before. Raises Unreadable."""
+    """Return the first root of a CAR whose header was read before. Raises Unreadable.
+
+    The usual header is compared with the bytes that relays write; only another one is decoded.
+    """
     if car.startswith(_USUAL_HEAD) and car.startswith(_HEADER_TAIL, _HEADER_TAIL_AT):
         return car[len(_HEADER_HEAD) : _HEADER_TAIL_AT]
     size, position = _uvarint(car, 0)
@@ -161,7 +174,10 @@ def _after_header(car: bytes) -> int:
 
 
 def _uvarint(data: bytes, position: int) -> tuple[int, int]:
-    """Return an unsigned varint and the position after it. Raises IndexError at the end, and Unreadable."""
+    """Return an unsigned varint and the position after it. Raises IndexError at the end, and Unreadable.
+
+    One with needless bytes at its end is read as well, though the specification forbids it.
+    """
     value = 0
     for shift in range(0, 7 * _VARINT_BYTES_MAX, 7):
         byte = data[position]
@@ -180,7 +196,10 @@ class Block(NamedTuple):
 
 
 def write_car(root: Cid, blocks: Iterable[tuple[Cid, bytes]]) -> bytes:
-    """Return a CAR file with one root. The blocks are written in the order given."""
+    """Return a CAR file with one root. The blocks are written in the order given.
+
+    Nothing is checked: neither that a block hashes to its CID, nor that the root is among them.
+    """
     parts = [_HEADER_HEAD, root, _HEADER_TAIL]
     for cid, data in blocks:
         size = len(cid) + len(data)

@@ -5,6 +5,10 @@ unsorted keys, half floats. Such an object is decoded once more by `cbor2`, whic
 else: by itself it would make dates, compile patterns and expand references. A frame that libipld refuses is
 read by `jetstream.upstream.lenient`.
 
+    canonical, nearly all     decode       libipld
+    lax                       decode_lax   cbor2, restricted to the data model
+    damaged, or too large     cbor_scan    item by item
+
 libipld returns CID links as plain `bytes`, like byte strings. `decode_lax` tells them apart.
 """
 
@@ -28,7 +32,11 @@ class Unreadable(Exception):
 
 
 def decode(raw: bytes) -> Any:
-    """Decode one object. Links are `bytes`, like byte strings. Raises Unreadable."""
+    """Decode one object. Links are `bytes`, like byte strings. Raises Unreadable.
+
+    If the object is not canonical, it is that of `decode_lax`, whose links are `Cid`, which is `bytes` as
+    well.
+    """
     try:
         return decode_dag_cbor(raw)
     except (ValueError, RecursionError):
@@ -85,6 +93,7 @@ def depth(value: Any) -> int:
 
 
 def _link(value: object, _immutable: bool) -> Cid:
+    """Return the CID of a link, for cbor2: what tag 42 stands before. Raises ValueError."""
     # In DAG-CBOR a zero byte stands before the CID: the multibase prefix of binary.
     if not isinstance(value, bytes) or not value.startswith(b"\0"):
         raise ValueError("tag 42 on what is no binary CID")
@@ -92,9 +101,13 @@ def _link(value: object, _immutable: bool) -> Cid:
 
 
 class _OnlyLinks(dict[int, Callable[[Any, bool], Any]]):
-    """cbor2's decoder for each tag: none has one but links."""
+    """cbor2's decoder for each tag: none has one but links.
+
+    By itself, cbor2 would make objects of many tags, such as dates, regular expressions and references.
+    """
 
     def __missing__(self, tag: int) -> NoReturn:
+        """Raise ValueError, which `decode_lax` turns into Unreadable."""
         raise ValueError(f"tag {tag}, which DAG-CBOR does not have")
 
 

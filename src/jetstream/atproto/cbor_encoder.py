@@ -16,9 +16,11 @@ from typing import Any, Final
 
 from jetstream.atproto.cid import LINK_HEAD, Cid
 
+# Takes the next part of an encoding. The parts are joined at the end.
 Emit = Callable[[bytes], None]
 
-_UINT, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP = 0, 1, 2, 3, 4, 5  # major types
+# Major types (RFC 8949, section 3.1), and the integers of the data model: 64 bits, signed.
+_UINT, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP = 0, 1, 2, 3, 4, 5
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 
@@ -36,7 +38,11 @@ _TEXT_HEADS: Final = _HEADS[_TEXT]
 
 
 def cbor_head(major: int, number: int) -> bytes:
-    """Return the shortest head of a CBOR item: a major type with a length or value below 2^64."""
+    """Return the shortest head of a CBOR item: a major type with a length or value below 2^64.
+
+    `major` is 0 to 5; tags and simple values have no heads here. A shorter head than 9 bytes is required
+    of DAG-CBOR wherever the number fits it.
+    """
     return _HEADS[major][number] if number < 1024 else _long_head(major, number)
 
 
@@ -76,12 +82,14 @@ def _emit(value: object, emit: Emit) -> None:
 
 
 def _emit_int(value: int, emit: Emit) -> None:
+    """Emit an integer. Raises ValueError above 64 bits."""
     if not _INT_MIN <= value <= _INT_MAX:
         raise ValueError(f"{value} is outside the 64-bit integers of the data model")
     emit(cbor_head(_UINT, value) if value >= 0 else cbor_head(_NEGATIVE, -1 - value))
 
 
 def _emit_text(value: str, emit: Emit) -> None:
+    """Emit a string, in UTF-8. Raises UnicodeEncodeError, a ValueError, for a lone surrogate."""
     text = value.encode()
     size = len(text)
     emit(_TEXT_HEADS[size] if size < 1024 else cbor_head(_TEXT, size))
@@ -89,22 +97,26 @@ def _emit_text(value: str, emit: Emit) -> None:
 
 
 def _emit_bytes(value: bytes, emit: Emit) -> None:
+    """Emit a byte string."""
     emit(cbor_head(_BYTES, len(value)))
     emit(value)
 
 
 def _emit_link(value: Cid, emit: Emit) -> None:
+    """Emit a link: tag 42, and a byte string of a zero byte and the CID."""
     emit(LINK_HEAD)
     emit(value)
 
 
 def _emit_list(value: list[object], emit: Emit) -> None:
+    """Emit a list, whose items stay in order."""
     emit(cbor_head(_ARRAY, len(value)))
     for item in value:
         _emit(item, emit)
 
 
 def _emit_map(value: Mapping[str, object], emit: Emit) -> None:
+    """Emit a map, its keys sorted by their encoding. Raises AttributeError for a key that is no string."""
     head, keys = _layout(tuple(value))
     emit(head)
     for key_bytes, key in keys:
@@ -116,6 +128,7 @@ def _emit_map(value: Mapping[str, object], emit: Emit) -> None:
             _emit(item, emit)
 
 
+# What emits a value, by its exact type: `bool` is a subclass of `int`, and `Cid` of `bytes`.
 _WRITERS: Final[dict[type, Callable[[Any, Emit], None]]] = {
     type(None): lambda _, emit: emit(b"\xf6"),
     bool: lambda value, emit: emit(b"\xf5" if value else b"\xf4"),

@@ -28,14 +28,16 @@ def _step(first: int) -> int:
     return 1 + _NUMBER_BYTES.get(low, 0)
 
 
+# The same for each first byte: a look-up is all that most items cost.
 _STEPS: Final = tuple(map(_step, range(256)))
 
 
 def item_heads(raw: bytes, limit: int) -> bytes:
     """Return the first byte of each item in `raw`, in order: one for a list and one for each thing in it.
 
-    At most `limit` items are read, 0.05 µs each. A decoder reads no more items than are counted here, because
-    it stops at what is malformed, and this goes on.
+    At most `limit` items are read, 0.05 µs each. A decoder reads no more items than are counted here,
+    because it stops at what is malformed, and this goes on. Never raises: a string may end behind the end
+    of `raw`.
     """
     found = bytearray()
     add = found.append
@@ -50,7 +52,10 @@ def item_heads(raw: bytes, limit: int) -> bytes:
 
 
 def text_strings(raw: bytes) -> Iterator[bytes]:
-    """Yield the bytes of every text string in `raw`, keys included."""
+    """Yield the bytes of every text string in `raw`, keys included. They need not be UTF-8.
+
+    Each is a copy. What is malformed is read as `item_heads` does.
+    """
     position, end = 0, len(raw)
     while position < end:
         first = raw[position]
@@ -86,7 +91,7 @@ class Scanner:
         self._items_left = items_max
 
     def head(self) -> tuple[int, int]:
-        """Read a head: the major type of an item, and its number."""
+        """Read a head: the major type of an item, and its number. What is in the item comes next."""
         self._items_left -= 1
         if self._items_left < 0:
             raise Unreadable("too many items")
@@ -102,7 +107,7 @@ class Scanner:
         return kind, int.from_bytes(self.take(_NUMBER_BYTES[number]), "big")
 
     def take(self, size: int) -> bytes:
-        """Read `size` bytes."""
+        """Read `size` bytes: those of a string whose head was read."""
         start = self.position
         self._move(size)
         return self.raw[start : self.position]
@@ -112,7 +117,10 @@ class Scanner:
         self.skip_rest(*self.head())
 
     def skip_rest(self, kind: int, number: int) -> None:
-        """Skip what follows a head that was read: the bytes of a string, the items of a list or a map."""
+        """Skip what follows a head that was read: the bytes of a string, the items of a list or a map.
+
+        Does not recurse, however deep lists nest: it counts the items that are still to come.
+        """
         items = 0
         while True:
             if kind == BYTES or kind == TEXT:
@@ -127,6 +135,7 @@ class Scanner:
             kind, number = self.head()
 
     def _move(self, size: int) -> None:
+        """Move on by so many bytes, which must be there. The position is of no use after Unreadable."""
         self.position += size
         if self.position > self._end:
             raise Unreadable("it ends too soon")

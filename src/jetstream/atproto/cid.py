@@ -20,12 +20,16 @@ _RAW_SHA256: Final = bytes.fromhex("01551220")
 
 
 class Cid(bytes):
-    """The 36 bytes of a CID. In a value to encode, a `Cid` is a link and plain `bytes` are a byte string."""
+    """The 36 bytes of a CID. In a value to encode, a `Cid` is a link and plain `bytes` are a byte string.
+
+    Neither the length nor the content is checked when one is made. An empty one stands for none
+    (`mst_node`).
+    """
 
     __slots__ = ()
 
     def __str__(self) -> str:
-        """Return the CID as text: multibase `b`, which is base32 in lower case."""
+        """Return the CID as text: multibase `b`, which is base32 in lower case. Raises ValueError for no CID."""
         return libipld.encode_cid(bytes(self))
 
 

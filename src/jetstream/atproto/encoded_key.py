@@ -19,7 +19,9 @@ K256_PREFIX: Final = b"\xe7\x01"  # multicodec secp256k1-pub, as a varint
 P256_PREFIX: Final = b"\x80\x24"  # multicodec p256-pub, as a varint
 POINT_BYTES: Final = 33  # of a compressed point: 2 or 3, for the sign of y, and x
 _ENCODINGS: Final = {(POINT_BYTES, b"\2"), (POINT_BYTES, b"\3"), (65, b"\4")}  # the last has x and y
-_MULTIBASE_CHARS_MAX: Final = 100  # an uncompressed point has 90. Decoding takes the square of the length
+# Characters of a key in base58btc: an uncompressed point has 90. Decoding takes time by the square of
+# the length.
+_MULTIBASE_CHARS_MAX: Final = 100
 _DID_KEY: Final = "did:key:"
 _SHOWN_CHARS: Final = 60  # of a bad key, in an error
 
@@ -75,4 +77,5 @@ def decode_multibase(text: object) -> bytes:
 
 
 def _short(value: object) -> str:
+    """Return a bad key for the text of an error: its beginning, or its type if it is no text."""
     return repr(value[:_SHOWN_CHARS] if isinstance(value, str) else type(value).__name__)

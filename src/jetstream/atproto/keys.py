@@ -39,11 +39,12 @@ class PublicKey(Protocol):
 
 
 class K256PublicKey:
-    """A secp256k1 key. Nearly every account has one."""
+    """A secp256k1 key. Nearly every account has one. Raises ValueError for a point off the curve."""
 
     __slots__ = ("_key",)
 
     def __init__(self, point: bytes) -> None:
+        # The point as libsecp256k1 has it: a pointer, which is valid as long as this object.
         self._key = coincurve.PublicKey(point).public_key
 
     def verify(
@@ -65,7 +66,7 @@ class K256PublicKey:
 
 
 class P256PublicKey:
-    """A secp256r1 key. Hardware-backed signers have them."""
+    """A secp256r1 key. Hardware-backed signers have them. Raises ValueError as `K256PublicKey` does."""
 
     __slots__ = ("_key",)
 
@@ -74,6 +75,7 @@ class P256PublicKey:
 
     def verify(self, digest: bytes, signature: bytes) -> bool:
         """Return whether a signature is by this key. OpenSSL accepts either s, so s is compared here."""
+        # A signature of another length gives other numbers, and is refused before they are used.
         r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
         if len(signature) != SIGNATURE_BYTES or s > P256_ORDER // 2:
             return False
@@ -84,6 +86,7 @@ class P256PublicKey:
         return True
 
 
+# The class of a key, by the prefix of its encoding.
 _CURVES: Final[dict[bytes, type[K256PublicKey | P256PublicKey]]] = {
     K256_PREFIX: K256PublicKey,
     P256_PREFIX: P256PublicKey,

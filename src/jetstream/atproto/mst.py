@@ -1,5 +1,11 @@
 """The Merkle search tree (MST) of a repository: keys are record paths, values are record CIDs.
 
+    layer 2                 [ k5 ]
+                          ┌──┘  └──┐
+    layer 1           [ k2 ]      [ k8 ]        a node: keys in order, and a subtree before, between
+                     ┌─┘  └─┐    ┌─┘  └─┐      and after them, which may be absent
+    layer 0        [k0,k1] [k3] [k6]  [k9]
+
 The hash of a key determines its layer (`layer_of`). All keys of a node are in one layer. Between two keys
 there may be a subtree, whose root is one layer below; where that layer has no keys, a node without keys takes
 its place. So a tree depends only on its contents, not on the order of writes.
@@ -52,6 +58,7 @@ class PartialTreeError(Exception):
 class Change(NamedTuple):
     """One operation on the tree: the value of a key before and after it; None where the key is absent."""
 
+    # The path of the record, `collection/rkey`, in UTF-8.
     key: bytes
     before: Cid | None
     after: Cid | None
@@ -75,12 +82,16 @@ def empty() -> Node:
 
 
 def put(root: Root, key: bytes, value: Cid) -> tuple[Node, Cid | None]:
-    """Set a key. Return the root and the previous value, None if the key was absent."""
+    """Set a key. Return the root and the previous value, None if the key was absent.
+
+    The tree is changed in place. Raises PartialTreeError if a node on the path is not loaded.
+    """
     layer, top = layer_of(key), _loaded(root)
     if layer > top.layer:
         return _put_above(top, key, value, layer), None
     path, node = _descend(top, key, layer)
     if node is None:
+        # There is no node in the layer of the key: one is made, with nodes without keys above it.
         above, i = path[-1]
         node = Node(layer, [], [], [None])
         above.subtrees[i] = _raised(node, above.layer - 1)
@@ -89,7 +100,11 @@ def put(root: Root, key: bytes, value: Cid) -> tuple[Node, Cid | None]:
 
 
 def remove(root: Root, key: bytes) -> tuple[Root, Cid | None]:
-    """Remove a key. Return the root and the previous value, None if the key was absent."""
+    """Remove a key. Return the root and the previous value, None if the key was absent.
+
+    The tree is changed in place, and not at all if the key is absent. Raises PartialTreeError if a node
+    on the path, or next to the key, is not loaded.
+    """
     layer, top = layer_of(key), _loaded(root)
     if layer > top.layer or get(top, key) is None:
         return top, None
@@ -100,6 +115,7 @@ def remove(root: Root, key: bytes) -> tuple[Root, Cid | None]:
     del node.keys[i]
     node.subtrees[i : i + 2] = [_merge(node.subtrees[i], node.subtrees[i + 1])]
     node.mark_changed()
+    # Of the nodes on the path, those that have nothing any more go, the lowest first.
     while path and _is_empty(node):
         node, i = path.pop()
         node.subtrees[i] = None
@@ -108,10 +124,15 @@ def remove(root: Root, key: bytes) -> tuple[Root, Cid | None]:
 
 
 def encode_changed(root: Node) -> list[Node]:
-    """Encode every changed node of a tree. Return these nodes, children before parents."""
+    """Encode every changed node of a tree. Return these nodes, children before parents.
+
+    From then on, each has its block and CID until it is changed again. What was not changed is not
+    encoded again.
+    """
     if root.cid:
         return []
     fresh: list[Node] = []
+    # One subtree has changed and nothing else: its CID is replaced in the block.
     if root.patch is not None:
         link, changed = root.patch
         fresh += encode_changed(changed)
@@ -167,7 +188,8 @@ def invert(root: Root, changes: Iterable[Change]) -> Root:
 def joined(blocks: Mapping[bytes, bytes], left: bytes, right: bytes, layer: int) -> Cid:
     """Return the CID of two neighbouring subtrees as one, whose roots are in `layer`.
 
-    Raises ValueError as `mst_load.load` does, and PartialTreeError.
+    It is what takes the place of both when the key between them is removed. Raises ValueError as
+    `mst_load.load` does, and PartialTreeError.
     """
     loader = Loader(blocks)
     roots = [loader.subtree(Cid(each), layer) for each in (left, right)]
@@ -177,7 +199,7 @@ def joined(blocks: Mapping[bytes, bytes], left: bytes, right: bytes, layer: int)
 
 
 def root_cid(root: Root) -> Cid:
-    """Return the CID of a tree. Encodes what has changed."""
+    """Return the CID of a tree. Encodes what has changed. A tree that is not loaded is its CID."""
     if not isinstance(root, Node):
         return root
     encode_changed(root)
@@ -197,7 +219,7 @@ def _is_empty(node: Node) -> bool:
 
 
 def _lowered(top: Node) -> Root:
-    """Remove nodes without keys from the top."""
+    """Remove nodes without keys from the top. Return the root, which may be a CID that is not loaded."""
     root: Root = top
     while isinstance(root, Node) and not root.keys:
         below = root.subtrees[0]
@@ -208,7 +230,12 @@ def _lowered(top: Node) -> Root:
 
 
 def _descend(top: Node, key: bytes, layer: int) -> tuple[list[tuple[Node, int]], Node | None]:
-    """Descend to a layer and mark the path as changed. Return the path, and the node if there is one."""
+    """Descend to a layer and mark the path as changed. Return the path, and the node if there is one.
+
+    The path has each node above, with the index of the subtree that was taken. Its last node has no such
+    subtree if there is no node in the layer. A node whose only change is the CID of one subtree gets a
+    `patch`.
+    """
     path: list[tuple[Node, int]] = []
     node = top
     while node.layer > layer:

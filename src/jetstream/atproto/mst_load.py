@@ -1,4 +1,9 @@
-"""Load the part of a Merkle search tree whose blocks are there. `mst` has the operations on it."""
+"""Load the part of a Merkle search tree whose blocks are there. `mst` has the operations on it.
+
+A commit carries the nodes on the paths to its ops. All that can be reached from its root is loaded, since the
+ops may be anywhere in it. The blocks are foreign, so what they say of the shape of the tree is checked here:
+a tree that is loaded is bounded, has its keys in order in each node, and has no node twice.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +45,17 @@ class Loader:
     __slots__ = ("_blocks", "_keys_left", "_seen")
 
     def __init__(self, blocks: Mapping[bytes, bytes]) -> None:
+        # By their CID, which each hashes to (`car.checked_blocks`).
         self._blocks = blocks
         # The nodes that were loaded, and how many more keys may be. Change with each node.
         self._seen: set[Cid] = set()
         self._keys_left = _LOADED_KEYS_MAX
 
     def decode(self, cid: Cid, block: bytes) -> tuple[list[bytes], list[Cid], list[Cid | None]]:
-        """Return what is in a node, as `decode_node` does. Raises ValueError."""
+        """Return what is in a node, as `decode_node` does. Raises ValueError, also above the limit of keys.
+
+        `cid` is that of `block`. Each may be given once: a tree in which a node is twice is none.
+        """
         if cid in self._seen:
             raise ValueError(f"the node {cid} is in the tree twice")
         self._seen.add(cid)
@@ -61,7 +70,11 @@ class Loader:
         return [link if link is None else self.subtree(link, layer) for link in links]
 
     def subtree(self, cid: Cid, layer: int) -> Root:
-        """Return a tree below the root. Raises ValueError."""
+        """Return a tree below the root; its CID, if its block is not there. Raises ValueError.
+
+        A node without keys is right where a layer has none, if it has a subtree. Recurses once for each
+        layer.
+        """
         block = self._blocks.get(cid)
         if block is None:
             return cid

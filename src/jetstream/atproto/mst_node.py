@@ -35,8 +35,10 @@ NO_CID: Final = Cid()
 class Node:
     """One node of the tree. Only `mst` changes it."""
 
-    layer: int  # of all its keys
-    keys: list[bytes]  # in order
+    # The layer of all its keys: 0 is the lowest.
+    layer: int
+    # Its keys, in order: whole, and not as the suffixes of entries.
+    keys: list[bytes]
     values: list[Cid]  # one for each key
     subtrees: list[Subtree]  # `len(keys) + 1`: before, between and after the keys
     # The encoded node. While `cid` is empty, it is empty or outdated.
@@ -62,7 +64,10 @@ EMPTY_CID: Final = cid_of(EMPTY_BLOCK)
 
 
 def layer_of(key: bytes) -> int:
-    """Return the layer of a key: half the number of leading zero bits of its SHA-256, rounded down."""
+    """Return the layer of a key: half the number of leading zero bits of its SHA-256, rounded down.
+
+    One key in four is in a higher layer than 0, one in sixteen in a higher one than 1, up to 128.
+    """
     return (256 - int.from_bytes(sha256(key).digest(), "big").bit_length()) // 2
 
 
@@ -82,7 +87,11 @@ _VALUE: Final = b"\x61v" + LINK_HEAD
 
 
 def encode_node(node: Node) -> bytes:
-    """Encode a node: `{"e": [{"k": suffix, "p": prefix, "t": link, "v": link}, …], "l": link}`."""
+    """Encode a node: `{"e": [{"k": suffix, "p": prefix, "t": link, "v": link}, …], "l": link}`.
+
+    Its subtrees must be encoded before (`mst.encode_changed`). Raises IndexError for a suffix of over
+    1,024 bytes.
+    """
     parts = [entries_head(len(node.keys))]
     before = b""
     for key, value, sub in zip(node.keys, node.values, node.subtrees[1:], strict=True):
@@ -137,7 +146,11 @@ def decode_fields(block: bytes) -> tuple[list[Any], Any]:
 
 
 def decode_node(block: bytes) -> tuple[list[bytes], list[Cid], list[Cid | None]]:
-    """Return the keys, values and links of a node. Raises ValueError."""
+    """Return the keys, values and links of a node. Raises ValueError.
+
+    There is one link more than keys: the subtrees before, between and after them, None where there is
+    none.
+    """
     entries, left = decode_fields(block)
     try:
         return _decode(entries, left)
@@ -146,6 +159,7 @@ def decode_node(block: bytes) -> tuple[list[bytes], list[Cid], list[Cid | None]]
 
 
 def _decode(entries: list[Any], left: Any) -> tuple[list[bytes], list[Cid], list[Cid | None]]:
+    """Read the entries of a node, whose keys must rise. Raises ValueError, KeyError and TypeError."""
     keys: list[bytes] = []
     values: list[Cid] = []
     links = [None if left is None else _cid(left)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-CLOCK_IDS: Final = 1024  # clock IDs are below it
+# Clock IDs are below it: they have 10 bits.
+CLOCK_IDS: Final = 1024
 _ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
 # Two characters at a time: seven look-ups instead of thirteen, in a table that stays in the CPU's cache.
 _PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
@@ -16,7 +17,10 @@ _DIGITS: Final = str.maketrans(_ALPHABET, "0123456789abcdefghijklmnopqrstuv")  #
 
 
 def tid(time_us: int, clock_id: int) -> str:
-    """Return the TID of a time, in unix microseconds, on one of the 1,024 clocks."""
+    """Return the TID of a time, in unix microseconds, on one of the 1,024 clocks.
+
+    `time_us` has at most 53 bits, up to the year 2255. Neither number is checked.
+    """
     pairs, low = _PAIRS, (time_us & 0xFFFFF) << 10 | clock_id
     high = time_us >> 20
     return (
@@ -31,7 +35,10 @@ def tid(time_us: int, clock_id: int) -> str:
 
 
 def tid_us(text: str) -> int:
-    """Return the time of a TID in unix microseconds. Raises ValueError for other characters."""
+    """Return the time of a TID in unix microseconds. Raises ValueError for other characters.
+
+    It is what its author says: nothing keeps an account from choosing another time.
+    """
     return tid_number(text) >> 10
 
 

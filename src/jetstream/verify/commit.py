@@ -121,7 +121,7 @@ def examine_commit(fields: Mapping[str, Any], *, full: bool = True) -> Evidence:
 def examine_sync(fields: Mapping[str, Any]) -> Evidence:
     """Check all of a #sync but its signature and what came before. Raises Refused.
 
-    Its blocks have the commit block alone: the root of its CAR, whatever CID that is.
+    Of its blocks, only the commit block is read: the root of its CAR, whatever its CID is.
     """
     signed, _ = _signed_blocks(fields, fields["did"], None)
     return _evidence(signed, "", None, Before.SYNC)

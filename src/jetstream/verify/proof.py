@@ -156,8 +156,7 @@ def _search(entries: list[Any], key: bytes) -> tuple[int, bytes, bool]:
 def _value_at(place: _Place) -> bytes | None:
     """Return the value at a place, None if the key is not in the tree.
 
-    Raises ValueError for a key in another layer than its own: there, a second value of it could be
-    hidden.
+    Raises ValueError for a key in another layer than its own, and for one that has no value.
     """
     if not place.found:
         return None
