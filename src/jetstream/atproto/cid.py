@@ -29,7 +29,7 @@ class Cid(bytes):
     __slots__ = ()
 
     def __str__(self) -> str:
-        """Return the CID as text: multibase `b`, which is base32 in lower case. Raises ValueError for no CID."""
+        """Return the CID as text: multibase `b`, which is base32 in lower case. Raises ValueError."""
         return libipld.encode_cid(bytes(self))
 
 

@@ -1,5 +1,10 @@
 """Why a part of upstream's data is left out: the reasons, as the metrics label them.
 
+    a frame as a whole     `Envelope.drop`        no event is made of it; its number counts
+    an op or a record      raises `Dropped`       the other ops of its commit are events
+    a field                a reason beside the    the event is passed on without it
+                           events (`extract`)
+
 To add a reason, name it here and raise `Dropped`, or set it as an envelope's `drop`, where it applies. The
 keys are values of a metric's label and stay as they are; `docs/metrics.md` lists them.
 
@@ -51,7 +56,10 @@ DROP_REASONS: Final = {
 
 
 class Dropped(Exception):
-    """This op or record cannot be passed on; `reason` is one of `DROP_REASONS`."""
+    """This op or record cannot be passed on; `reason` is one of `DROP_REASONS`.
+
+    Raised and caught within `extract` and `record`: no caller of `extract` sees it.
+    """
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

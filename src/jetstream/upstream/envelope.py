@@ -75,9 +75,13 @@ class Envelope(NamedTuple):
     bytes; did, time and active of the others. Any other field may be missing, or anything.
     """
 
+    # By the `t` of the header; `error` by its op. A type that is not known is `unknown`.
     type: str
+    # From 1 to `SEQ_MAX`. `seq_tracker` decides what it says.
     seq: int | None = None
+    # Not to be changed: `extract` and verification read them later, and several times.
     fields: Mapping[str, Any] = _NO_FIELDS
+    # One of `drops.DROP_REASONS`.
     drop: str = ""
 
     @property
@@ -92,7 +96,12 @@ class Envelope(NamedTuple):
 
 
 def read_envelope(frame: bytes, items_max: int = UpstreamLimits().frame_items_max) -> Envelope:
-    """Read one frame as far as its fields. `items_max` is `UpstreamLimits.frame_items_max`."""
+    """Read one frame as far as its fields. `items_max` is `UpstreamLimits.frame_items_max`.
+
+    There are four ways, from the usual one to the rarest: two canonical objects; a frame that a decoder
+    refuses, of which the known fields are read; one with too many items or bytes, of which the number is;
+    and one that is none.
+    """
     # A frame of fewer bytes cannot have more items: 99 % of real frames are not measured.
     if len(frame) > items_max and (reason := _too_costly(frame, items_max)):
         header, body, _ = read_lenient(frame)
@@ -108,19 +117,21 @@ def read_envelope(frame: bytes, items_max: int = UpstreamLimits().frame_items_ma
     op, t = header.get("op"), header.get("t")
     if op == 1:
         return _commit(body) if t == "#commit" else _message(_type(t), body)
+    # An error frame (op -1) has no type, and ends the stream: the relay closes it.
     if op == -1:
         return Envelope("error", None, body)
     return Envelope("unknown", _seq(body), drop="frame_header")
 
 
 def _too_costly(frame: bytes, items_max: int) -> str:
+    """Return the reason to drop a frame without decoding it; empty: it may be decoded."""
     if len(frame) > FRAME_BYTES_MAX:
         return "frame_size"
     return "frame_items" if len(item_heads(frame, items_max + 1)) > items_max else ""
 
 
 def _commit(fields: dict[str, Any]) -> Envelope:
-    """Judge the fields of a commit that its events need, and its size."""
+    """Judge the fields of a commit that its events need, and its size. The first fault gives the reason."""
     seq = _seq(fields)
     did, rev, ops, blocks = fields.get("repo"), fields.get("rev"), fields.get("ops"), fields.get("blocks")
     if seq is None or type(did) is not str or type(rev) is not str or type(ops) is not list:
@@ -139,7 +150,7 @@ def _commit(fields: dict[str, Any]) -> Envelope:
 
 
 def _message(kind: str, fields: dict[str, Any]) -> Envelope:
-    """Judge the fields of a message that is no commit."""
+    """Judge the fields of a message that is no commit. Old types, which make no event, are not judged."""
     seq, drop = None if kind == "info" else _seq(fields), ""
     if kind == "unknown":
         drop = "frame_type"
@@ -149,7 +160,10 @@ def _message(kind: str, fields: dict[str, Any]) -> Envelope:
 
 
 def _event_drop(kind: str, seq: int | None, fields: dict[str, Any]) -> str:
-    """Judge the fields of a message that is one event."""
+    """Return why a message that is one event cannot be used; empty: it can.
+
+    Its `time` is required (it is in the lexicon), and may be damaged: then the event goes without it.
+    """
     did, time, blocks = fields.get("did"), fields.get("time"), fields.get("blocks")
     if kind == "sync" and type(blocks) is bytes and len(blocks) > SYNC_BLOCKS_BYTES_MAX:
         return "sync_size"

@@ -4,6 +4,10 @@ Each op of a commit is one event: its record is found among the blocks by its CI
 into JSON. An op or record that cannot be passed on costs no other op of its commit. Identity, account and
 sync messages are one event each, whose body has the fields that readers get.
 
+    op: action, path, cid ──target──▶ kind, collection, rkey ─────────────────┐
+                │                                                             ▼
+                └─cid─▶ block ──hash──▶ DAG-CBOR ──`record.to_json`──▶ JSON ─▶ Event
+
 No commit holds the event loop for more than about 20 ms: its records share a `Budget`.
 
 The sequence stage asks for `possible_keys` only: what a frame that may be a repeat would be known by in the
@@ -55,9 +59,11 @@ Extracted = tuple[Sequence[Event], Sequence[str]]
 def extract(
     envelope: Envelope, check_cid: bool = True, limits: UpstreamLimits = UpstreamLimits()
 ) -> Extracted:
-    """Return the events of one frame, and a reason for each part that was left out.
+    """Return the events of one frame, and a reason for each part that was left out. Never raises.
 
-    With `check_cid`, a record is an event only if its block hashes to the CID of its op.
+    With `check_cid`, a record is an event only if its block hashes to the CID of its op. Without it, a
+    block that is named by the CID is enough. A frame with a `drop` has no events, and that as its only
+    reason.
     """
     if envelope.drop:
         return (), (envelope.drop,)
@@ -85,7 +91,12 @@ def possible_keys(envelope: Envelope) -> list[Key]:
 
 
 def _commit(envelope: Envelope, check_cid: bool, limits: UpstreamLimits) -> Extracted:
-    """Return the events of a commit. This is the hot path: 99 % of frames are commits, of one op mostly."""
+    """Return the events of a commit. This is the hot path: 99 % of frames are commits, of one op mostly.
+
+    A commit of up to `_SEARCHES_MAX` ops is searched for each CID; of any other, the blocks are listed
+    once (`_Records`). A commit of more than `_OPS_WITHOUT_BUDGET` ops has a budget for all of its
+    records.
+    """
     fields = envelope.fields
     ops, did, rev = fields["ops"], fields["repo"].encode(), fields["rev"].encode()
     blocks: Any = fields.get("blocks")
@@ -153,7 +164,10 @@ class _Records:
                 self._blocks = car.Blocks(blocks)
 
     def get(self, cid: object) -> bytes:
-        """Return a record's DAG-CBOR. Raises Dropped."""
+        """Return a record's DAG-CBOR. Raises Dropped: `commit_items`, `car`, `block_missing` or `block_hash`.
+
+        Looking for a block costs nothing of the budget; hashing and copying it does.
+        """
         budget = self._budget
         if budget is not None:
             budget.spend(0)  # raises when nothing is left
@@ -179,7 +193,11 @@ def _require_cid(cid: bytes) -> None:
 
 
 def _message(envelope: Envelope) -> Extracted:
-    """Return the event of a message that is no commit, and a reason for each text that was left out."""
+    """Return the event of a message that is no commit, and a reason for each text that was left out.
+
+    Its keys are in the order of `MESSAGES`, and `seq` and `time` are at the end, where a key of the log
+    has them (`model.event.KEY_BODY_BYTES`).
+    """
     kind, names = MESSAGES[envelope.type]
     fields = envelope.fields
     body: dict[str, object] = {}
@@ -201,7 +219,8 @@ def _message(envelope: Envelope) -> Extracted:
 def sync_of(envelope: Envelope) -> Event | None:
     """Return a `#sync` event with the block of a commit, for readers to whom commits before it are missing.
 
-    It has no `seq` and no `time`, since no upstream has sent it. None: the commit has no such block.
+    It has no `seq` and no `time`, since no upstream has sent it. None: the commit has no such block. Its
+    blocks are a CAR of one block, as those of a #sync of the protocol are.
     """
     fields = envelope.fields
     blocks, cid, did, rev = fields.get("blocks"), fields.get("commit"), fields["repo"], fields["rev"]

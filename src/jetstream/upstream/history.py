@@ -43,7 +43,7 @@ class KeyLookup(Protocol):
 
 
 class History:
-    """Keeps `Pipeline.history_keys` up to date.
+    """Keeps `Pipeline.history_keys` up to date. Used by the task of one source.
 
     There are some thousand keys for each place, and none while numbers are not below a fall.
     """
@@ -77,12 +77,17 @@ class History:
         self._tip = self._log.tip
         if not tracker.may_recur:
             self._pipeline.history_keys = frozenset()
+        # Nothing from before the fall is kept any more, so nothing can be recognised.
         elif self._log.floor >= self._stop:
             tracker.forget_fall()
         elif self._log.floor != self._floor:
             await self._read()
 
     async def _read(self) -> None:
+        """Read the keys of the oldest events after each place. Raises LogError.
+
+        A place below the floor counts as the floor: what was there is trimmed.
+        """
         self._floor = self._log.floor
         keys: set[Key] = set()
         for start in {max(self._floor, at) for at in (0, *self._began_at, self._pipeline.known_at)}:

@@ -8,6 +8,10 @@ used up or the inbox is full. Then the socket is not read either, and TCP slows 
 
 A peer can send much that is no frame of a firehose, and costs more than its bytes: pings, empty messages,
 messages in tiny fragments, text. Each kind has a budget, a token bucket. A peer that exceeds one is cut off.
+
+So there are three bounds. What waits is bounded by `buffer_bytes_max`, and one message by
+`message_bytes_max`. What is parsed without a pause is bounded by `slice_bytes_max` and `turn_s`. What costs
+more than its bytes is bounded by the budgets. All are in `limits.UpstreamLimits`.
 """
 
 from __future__ import annotations
@@ -32,8 +36,10 @@ _BINARY: Final = WSMsgType.BINARY
 class Inbox(WSListener):
     """Collects the binary messages of one connection until they are read and dropped.
 
-    Calls `on_text` for each text message, and `on_flood` with the kind of what there was too much of, after
-    it has cut the connection. `clock` gives monotonic seconds.
+    Calls `on_text` for each text message, and `on_flood` with the kind of what there was too much of,
+    after it has cut the connection. `clock` gives monotonic seconds. picows calls the methods that begin
+    with `on_ws`; all run on the event loop's thread. A message stays here until `drop`, so a batch that
+    ends early loses nothing.
     """
 
     def __init__(
@@ -62,8 +68,10 @@ class Inbox(WSListener):
         self._cost = 0
         # What has come of a fragmented binary message; None between two of them.
         self._parts: bytearray | None = None
-        # Set when a message comes, and when the connection is over.
+        # Set when a message comes, and when the connection is over. Cleared by `wait`, which waits for
+        # it.
         self._changed = asyncio.Event()
+        # Whether the connection has ended. What came before is read still.
         self._over = False
         # Whether the connection was cut: what is still parsed is ignored.
         self._cut = False
@@ -72,18 +80,23 @@ class Inbox(WSListener):
         self._throttle: ReadThrottle
         # Whether the messages cost more than `buffer_bytes_max`. Cleared when half of that is left.
         self._full = False
+        # One token bucket for each kind of what costs more than its bytes. They are those of this
+        # connection.
         rates = {"control": limits.control, "tiny": limits.tiny, "text": limits.text}
         self._budgets = {kind: TokenBucket(*rate, clock()) for kind, rate in rates.items()}
 
     async def wait(self, count_max: int) -> list[bytes]:
-        """Wait for messages; return the oldest `count_max`, which stay. Empty: the connection is over."""
+        """Wait for messages; return the oldest `count_max`, which stay. Empty: the connection is over.
+
+        One task at a time may wait. It returns at once while messages are left, also after the end.
+        """
         if not self._messages and not self._over:
             self._changed.clear()
             await self._changed.wait()
         return self._messages[:count_max]
 
     def drop(self, count: int) -> None:
-        """Drop the oldest messages, which have been read."""
+        """Drop the oldest messages, which have been read. Once half of the room is free, read the socket."""
         if not count:
             return
         self.received_at = self._times[0]
@@ -134,7 +147,10 @@ class Inbox(WSListener):
         self._changed.set()
 
     async def ended(self) -> str | None:
-        """Wait for the end of the connection; return the error that caused it. None: it was closed."""
+        """Wait for the end of the connection; return the error that caused it. None: it was closed.
+
+        The text is for people, and has no user or password of a URL.
+        """
         try:
             await self._transport.wait_disconnected()
         except Exception as error:  # noqa: BLE001 - picows raises whatever ended the connection
@@ -155,7 +171,11 @@ class Inbox(WSListener):
         self._spend("text")
 
     def _spend(self, kind: str) -> bool:
-        """Return whether one more of a kind is within its budget; cut the connection if it is not."""
+        """Return whether one more of a kind is within its budget; cut the connection if it is not.
+
+        It is closed with code 1008 (policy violation), at once: a peer that floods need not answer the
+        close.
+        """
         if self._budgets[kind].spend(self._clock()):
             return True
         self._stop_parsing()
@@ -165,7 +185,11 @@ class Inbox(WSListener):
         return False
 
     def _assemble(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Add a fragment to a message; skip it if it belongs to one of the wrong type."""
+        """Add a fragment to a message; skip it if it belongs to one of the wrong type.
+
+        The last fragment completes the message. One that grows over `message_bytes_max` is closed with
+        code 1009; `too_big` then says so to the source, which skips that frame.
+        """
         if frame.msg_type != WSMsgType.CONTINUATION:
             self._parts = bytearray()
         payload = frame.get_payload_as_bytes()
@@ -184,6 +208,7 @@ class Inbox(WSListener):
             self._parts = None
 
     def _append(self, payload: bytes) -> None:
+        """Add a complete message, and stop reading if the inbox is full now."""
         if not self._messages:  # else nobody waits for one
             self._changed.set()
         self._messages.append(payload)
@@ -207,13 +232,15 @@ class Inbox(WSListener):
 class ReadThrottle(asyncio.BufferedProtocol):
     """The protocol of the socket: reads much at once, and gives it to picows in slices.
 
-    Slices are given for `turn_s` in a turn of the event loop, and not while paused. The socket is read again
-    once all is parsed. Its end is reported to picows after that, too.
+    Slices are given for `turn_s` in a turn of the event loop, and not while paused. The socket is read
+    again once all is parsed. Its end is reported to picows after that, too. So nothing is lost, and
+    picows sees the same calls as without it, only later.
     """
 
     def __init__(
         self, parser: asyncio.BufferedProtocol, socket: asyncio.Transport, limits: UpstreamLimits
     ) -> None:
+        # The protocol of picows, and the transport that both have.
         self._parser = parser
         self._socket = socket
         self._limits = limits
@@ -230,6 +257,7 @@ class ReadThrottle(asyncio.BufferedProtocol):
         self._socket_paused = False
         # Reports the end of the connection to picows. Set while that waits for the rest to be parsed.
         self._end: Callable[[], None] | None = None
+        # These calls go to picows directly.
         self.eof_received = parser.eof_received  # type: ignore[method-assign]
         self.pause_writing = parser.pause_writing  # type: ignore[method-assign]
         self.resume_writing = parser.resume_writing  # type: ignore[method-assign]
@@ -241,8 +269,8 @@ class ReadThrottle(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Give picows what was read: at once if it is short, else slice by slice while the turn lasts.
 
-        A read takes as much as it may, or all that has come. So a short one is the last of its turn, and the
-        clock need not be looked at.
+        A read takes as much as it may, or all that has come. So a short one is the last of its turn, and
+        the clock need not be looked at. Called by the event loop after each read into `get_buffer`.
         """
         self._start, self._stop = 0, nbytes
         if nbytes > self._limits.slice_bytes_max or self._paused:
@@ -279,6 +307,7 @@ class ReadThrottle(asyncio.BufferedProtocol):
             asyncio.get_running_loop().call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
+        """Go on where the turn before has ended: with what is left, with the end, or by reading again."""
         self._until = 0.0
         if self._start < self._stop:
             self._parse()
@@ -298,6 +327,7 @@ class ReadThrottle(asyncio.BufferedProtocol):
         self._pause_socket(is_over or self._paused)
 
     def _give_slice(self) -> None:
+        """Give picows the next slice: at most `slice_bytes_max`, and no more than it has room for."""
         free = memoryview(self._parser.get_buffer(-1))
         start = self._start
         size = min(self._limits.slice_bytes_max, len(free), self._stop - start)
@@ -306,11 +336,13 @@ class ReadThrottle(asyncio.BufferedProtocol):
         self._parser.buffer_updated(size)
 
     def _pause_socket(self, paused: bool) -> None:
+        """Have the socket not read, or read again. Does nothing if it is so already, or is closing."""
         if self._socket_paused != paused and not self._socket.is_closing():
             self._socket_paused = paused
             (self._socket.pause_reading if paused else self._socket.resume_reading)()
 
     def _finish(self) -> None:
+        """Report the end to picows, once."""
         end, self._end = self._end, None
         if end is not None:
             end()

@@ -4,6 +4,10 @@ A decoder refuses a frame for one bad byte anywhere in it, and makes objects of 
 takes only the fields that the envelope needs and skips the others. So one bad field or op costs only itself,
 and the `seq` of a frame is found whatever else it holds.
 
+What it returns is of the types that a decoder returns, with links as plain `bytes`; what it cannot read is
+`DAMAGED`. A frame that it has read to its end is used like any other. Of any other, the `seq` counts, and
+the frame is dropped.
+
 The work is bounded twice. From the front, at most `items_max` items are read. If the `seq` is not among them,
 it is searched for from the end, in what can be the last fields of a body.
 """
@@ -23,12 +27,14 @@ _TAIL_ITEMS_MAX: Final = 200
 _TAIL_TRIES_MAX: Final = 16  # places that may be the `seq`; records may hold the same bytes
 _SEQ_KEY: Final = b"\x63seq"
 
+# The keys that are read, of the header, of the body of any type, and of an op. All others are skipped.
 _HEADER_KEYS: Final = frozenset({b"op", b"t"})
 _BODY_KEYS: Final = frozenset(
     b"seq repo did rev since prevData commit ops blocks time tooBig".split()
     + b"handle active status name message error".split()
 )
 _OP_KEYS: Final = frozenset({b"action", b"path", b"cid"})
+# The simple values of DAG-CBOR, by their one byte.
 _SIMPLE: Final = {0xF4: False, 0xF5: True, 0xF6: None}
 
 
@@ -36,6 +42,7 @@ class _Damaged:
     """The class of `DAMAGED`, which is the same object in every process that it is sent to."""
 
     def __reduce__(self) -> str:
+        """Return the name under which pickle finds the object, so that `is DAMAGED` holds in any process."""
         return "DAMAGED"
 
 
@@ -65,7 +72,10 @@ def read_lenient(frame: bytes, items_max: int = ITEMS_MAX) -> tuple[dict[str, An
 
 
 def _read_map(fields: dict[str, Any], scanner: Scanner, keys: frozenset[bytes]) -> None:
-    """Read a map into `fields`, as far as it goes."""
+    """Read a map into `fields`, as far as it goes. Raises Unreadable where it cannot go on.
+
+    `fields` is filled in place, so what was read before that stays.
+    """
     kind, size = scanner.head()
     if kind != MAP:
         raise Unreadable("not a map")
@@ -74,7 +84,11 @@ def _read_map(fields: dict[str, Any], scanner: Scanner, keys: frozenset[bytes]) 
 
 
 def _read_entry(fields: dict[str, Any], scanner: Scanner, keys: frozenset[bytes]) -> bool:
-    """Read one entry of a map; return whether it repeats a known key, and is left out for that."""
+    """Read one entry of a map; return whether it repeats a known key, and is left out for that.
+
+    Raises Unreadable where the bytes make no sense or the items are too many, as all of these functions
+    do.
+    """
     kind, size = scanner.head()
     if kind != TEXT:
         scanner.skip_rest(kind, size)
@@ -89,7 +103,7 @@ def _read_entry(fields: dict[str, Any], scanner: Scanner, keys: frozenset[bytes]
 
 
 def _value(scanner: Scanner) -> Any:
-    """Read a scalar or a link; skip anything else."""
+    """Read a scalar or a link; skip anything else, which is `DAMAGED`: no known field has a list or a map."""
     first = scanner.position
     kind, number = scanner.head()
     if kind == UNSIGNED or kind == NEGATIVE:
@@ -107,7 +121,7 @@ def _value(scanner: Scanner) -> Any:
 
 
 def _text(raw: bytes) -> Any:
-    """Decode UTF-8."""
+    """Decode UTF-8; return `DAMAGED` for anything else."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -121,7 +135,7 @@ def _link(scanner: Scanner) -> Any:
 
 
 def _ops(scanner: Scanner) -> Any:
-    """Read a list of ops, each by itself: a bad one costs no other."""
+    """Read a list of ops, each by itself: a bad one costs no other. Anything but a list is `DAMAGED`."""
     kind, size = scanner.head()
     if kind != LIST:
         scanner.skip_rest(kind, size)
@@ -130,7 +144,7 @@ def _ops(scanner: Scanner) -> Any:
 
 
 def _op(scanner: Scanner) -> Any:
-    """Read an op. One that repeats a field, or has one that cannot be read, is `DAMAGED`."""
+    """Read an op; None: it is no map. One with a repeated field, or an unreadable one, is `DAMAGED`."""
     kind, size = scanner.head()
     if kind != MAP:
         scanner.skip_rest(kind, size)
@@ -143,8 +157,8 @@ def _op(scanner: Scanner) -> Any:
 def _fields_at_end(frame: bytes) -> dict[str, Any]:
     """Return the fields from `seq` on, if entries of a map stand there up to the end of the frame.
 
-    Of several places that may be it, the first counts, because an account can write what follows it, in the
-    blocks.
+    Of several places that may be it, the first counts, because an account can write what follows it, in
+    the blocks. They are tried from the last to the first, `_TAIL_TRIES_MAX` at most.
     """
     fields: dict[str, Any] = {}
     start = max(0, len(frame) - _TAIL_BYTES_MAX)

@@ -45,7 +45,8 @@ Knows = Callable[[Envelope], bool | None]
 class DecodedBatch:
     """What a run of frames came to: events and a cursor to store, and counts.
 
-    While `lookups` is not empty, it waits for `Pipeline.resolve`, and has nothing else yet.
+    While `lookups` is not empty, it waits for `Pipeline.resolve`, and has nothing else yet. A batch may
+    have no events: its cursor must be stored all the same.
     """
 
     # In the order of the frames, and of the ops in each. Empty in tracked mode.
@@ -73,7 +74,8 @@ class DecodedBatch:
     notices: list[Envelope] = field(default_factory=list)
     # Commits whose producer left records out.
     too_big: int = 0
-    # Upstream's clock in the last accepted frame that shows it.
+    # Upstream's clock in the last accepted frame that shows it: the text of its `time`, unchecked.
+    # Empty: none has.
     time: str = ""
 
     @property
@@ -82,7 +84,7 @@ class DecodedBatch:
         return any(envelope.type in _IN_REPOSITORIES for _, envelope in self.accepted_messages)
 
     def add(self, envelope: Envelope, events: Sequence[Event], drops: Sequence[str]) -> None:
-        """Add what was extracted from an accepted frame."""
+        """Add what was extracted from an accepted frame, and count what was left out of it."""
         self.events += events
         for reason in drops:
             self.drops[reason] += 1
@@ -95,7 +97,10 @@ class DecodedBatch:
 
 
 class _BatchKeys:
-    """The keys of what a batch has taken, which is not in the log yet. Made only when a frame is in doubt."""
+    """The keys of what a batch has taken, which is not in the log yet. Made only when a frame is in doubt.
+
+    They are added to it when they are asked for, so a batch without frames in doubt costs nothing.
+    """
 
     def __init__(self, batch: DecodedBatch) -> None:
         self._batch = batch
@@ -137,9 +142,11 @@ class Pipeline:
         self.history_keys: AbstractSet[Key] = frozenset()
         # The log's position of the frame that was recognised last by a lookup; 0 before the first.
         self.known_at = 0
+        # How records are extracted, and what they may cost.
         self._check_cid = check_cid
         self._limits = limits
         self._clock = clock
+        # Asks for the state of a repository; None: the pipeline is not in tracked mode.
         self._knows = knows
         # How many frames in doubt the next lookup is for. Doubles while all of them turn out to be known.
         self._lookup_frames = limits.lookup_frames_min
@@ -150,7 +157,9 @@ class Pipeline:
         """Read frames of one connection, in order. Never raises for what they hold.
 
         Stops after the frame at which the clock passes `until`, and before a frame in doubt. If the first
-        frame is in doubt, the batch has only `lookups`, for it and a few frames after it.
+        frame is in doubt, the batch has only `lookups`, for it and a few frames after it: `resolve` must
+        follow before the next `read`. `DecodedBatch.frames` says how many frames were read; the others
+        are to be given again.
         """
         if self._knows is not None:
             return self._read_tracked(frames, until)
@@ -318,7 +327,10 @@ class Pipeline:
         return batch
 
     def _finish(self, types: list[str], batch: DecodedBatch) -> DecodedBatch:
-        """Set the counts and the cursor of a batch, as the tracker has them after its last frame."""
+        """Set the counts and the cursor of a batch, as the tracker has them after its last frame; return it.
+
+        `types` has the type of each frame that was read, in order.
+        """
         tracker = self.tracker
         repeats, tracker.repeats = tracker.repeats, 0
         if repeats:

@@ -9,6 +9,11 @@ which. A record that is not plain takes the *exact* way, through `cbor.decode_la
 times as long: one with floats, integers over 64 bits, keys that are not canonical, or byte strings that the
 hook cannot tell apart.
 
+    raw ──measure──▶ floats? ──no──▶ libipld ──▶ orjson ──▶ JSON       the fast way
+                        │               │          │
+                        yes          refuses    refuses
+                        └───────────────┴──────────┴──▶ cbor2 ──▶ whole ──▶ orjson or json   the exact way
+
 No record may hold the event loop for more than 5 ms. So a record is measured before it is decoded, unless it
 is so short that it cannot matter. An item costs at most 0.3 µs on the fast way, and a character that JSON
 escapes 5 ns. The limits leave a margin of two.
@@ -57,7 +62,8 @@ _DEEP_TEXT_BYTES_MIN: Final = 2 * (DEPTH_MAX + 1)
 class Budget:
     """What the records of one commit may still cost, in items.
 
-    A record is paid for when it is looked at, whether it is passed on or not.
+    A record is paid for when it is looked at, whether it is passed on or not. So a commit with many
+    records that are dropped costs no more than one whose records are events.
     """
 
     __slots__ = ("_record_items_max", "left")
@@ -79,7 +85,7 @@ class Budget:
             raise Dropped("commit_items")
 
     def spend_on_bytes(self, size: int) -> None:
-        """Pay for hashing and copying `size` bytes."""
+        """Pay for hashing and copying `size` bytes. The next `spend` raises if nothing is left."""
         self.left -= size // _BYTES_PER_ITEM
 
 
@@ -119,7 +125,11 @@ def to_json(raw: bytes, budget: Budget | None = None, limits: UpstreamLimits = U
 
 
 def _measure(raw: bytes, budget: Budget, items_max: int) -> int:
-    """Pay for a record; return what it costs, in items. Raises Dropped."""
+    """Pay for a record; return what it costs, in items. Raises Dropped.
+
+    Items are counted without decoding it. Characters that JSON escapes are counted twice: cheaply, over
+    all bytes, and exactly only if there may be very many.
+    """
     if len(raw) > RECORD_BYTES_MAX:
         raise Dropped("record_size")
     items = len(item_heads(raw, items_max + 1))
@@ -145,13 +155,16 @@ def _escapes(raw: bytes) -> int:
 
 
 def _has_floats(raw: bytes) -> bool:
-    """Tell whether an item is a float: its first byte may also occur in strings."""
+    """Tell whether an item is a float: its first byte may also occur in strings. Costs 0.05 µs an item."""
     firsts = item_heads(raw, len(raw))
     return _FLOAT32 in firsts or _FLOAT64 in firsts
 
 
 def _to_json_exactly(raw: bytes, items: int, budget: Budget | None) -> bytes:
-    """Convert any record that may be passed on, the slow way; `items` is what it has cost already."""
+    """Convert any record that may be passed on, the slow way; `items` is what it has cost already.
+
+    `budget` is None for a record that is too short to be measured. Raises Dropped, as `to_json` does.
+    """
     if budget is not None:
         budget.spend((EXACT_FACTOR - 1) * items, items)
     try:
@@ -170,7 +183,10 @@ def _to_json_exactly(raw: bytes, items: int, budget: Budget | None) -> bytes:
 
 
 def _to_json_slowly(record: object) -> bytes:
-    """Convert with the standard library, which has integers of any size."""
+    """Convert with the standard library, which has integers of any size. Raises Dropped.
+
+    It sorts keys by their code points, which is the order of their UTF-8 bytes.
+    """
     try:
         text = json.dumps(
             record, default=_link_or_bytes, ensure_ascii=False, sort_keys=True, separators=(",", ":")
@@ -188,6 +204,7 @@ def _short_enough(text: bytes) -> bytes:
 
 
 def _require_depth(record: object) -> None:
+    """Raise Dropped for a record that is nested deeper than 128."""
     if depth(record) > DEPTH_MAX:
         raise Dropped("record_depth")
 
@@ -219,6 +236,7 @@ def _link_or_bytes(value: object) -> dict[str, str]:
 
 
 def _bytes(value: bytes) -> dict[str, str]:
+    """Return the JSON of a byte string: base64 without padding (`docs/api.md`)."""
     return {"$bytes": binascii.b2a_base64(value, newline=False).rstrip(b"=").decode("ascii")}
 
 
@@ -231,12 +249,14 @@ def _bytes_hook(raw: bytes) -> Callable[[Any], dict[str, str]]:
     left = _COMPARISONS_MAX
 
     def hook(value: Any) -> dict[str, str]:
+        """Return the JSON of a value that orjson does not know. Raises TypeError for a doubt."""
         nonlocal left
         size = len(value)
         left -= (size + 1) * len(raw)
         if left < 0:
             raise TypeError("too many links and byte strings to look for")
         at = raw.find(value)
+        # The bytes stand in the record once, so what is before them is their head.
         if raw.find(value, at + 1) < 0:
             if size == CID_BYTES and raw.startswith(LINK_HEAD, at - len(LINK_HEAD)):
                 return {"$link": encode_cid(value)}

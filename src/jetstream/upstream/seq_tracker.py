@@ -16,6 +16,13 @@ frame whose events the log holds is a repeat, any other is accepted (`docs/api.m
                                                                   in a row, a new sequence has begun: `last`
                                                                   *falls* to it
 
+Each frame that has a number is told to one method, in order. `cursor`, `unconfirmed` and `fell_from` are then
+what is to be stored:
+
+    accept      it is new                           pass_over   the state of its repository knows it
+    repeat      the log has it                      recur       the log had it before `last` fell
+    skip        it has no events                    advance     it is the next number, and not in doubt
+
 A number above a gap of more than `near_gap` is not confirmed by another such jump, because damaged numbers
 may follow each other. It is confirmed by a number near it, or once `confirm_frames` were accepted above
 `last`.
@@ -120,13 +127,19 @@ class SeqTracker:
         return self.fell_from is not None
 
     def connected(self) -> None:
-        """Begin a connection: the numbers of the one before say nothing about the order on this one."""
+        """Begin a connection: the numbers of the one before say nothing about the order on this one.
+
+        The cursor stays. The first frame on a connection is in doubt, unless it has the next number.
+        """
         self._in_step = False
         self._low_run = self._recurred_run = self._known_run = 0
         self._fast_below = 0
 
     def restart(self) -> None:
-        """Forget the cursor: upstream said that it lies in its future."""
+        """Forget the cursor: upstream said that it lies in its future (the error `FutureCursor`).
+
+        The next frame that is accepted begins a sequence, whatever its number.
+        """
         self.restarts += 1
         self._note_fall()
         self.last = self.provisional = None
@@ -141,7 +154,7 @@ class SeqTracker:
         return False
 
     def in_doubt(self, seq: int) -> bool:
-        """Tell whether a frame with this number may have been accepted before."""
+        """Tell whether a frame with this number may have been accepted before. Changes nothing."""
         last = self.last
         if last is None or seq <= last or seq in self._outliers or seq == self.provisional:
             return True
@@ -261,10 +274,12 @@ class SeqTracker:
             self.jumps += seq - last > self._limits.near_gap
 
     def _confirms(self, last: int, provisional: int, seq: int) -> bool:
+        """Return whether a number above the provisional one shows that it was no outlier."""
         is_near = min(seq - provisional, provisional - last) <= self._limits.near_gap
         return is_near or self._above_last >= self._limits.confirm_frames
 
     def _move(self, seq: int) -> int:
+        """Let `last` be a number, up or down; return it."""
         self.last = seq
         self._above_last = 0
         return seq
@@ -288,6 +303,11 @@ class SeqTracker:
         return True
 
     def _note_fall(self) -> None:
+        """Count a fall, and remember what `last` was: frames from before it may come again.
+
+        What an earlier process had stored above `last` is of the old sequence, so it says nothing any
+        more.
+        """
         self.falls += 1
         self._stored_to = 0
         self._unstored.clear()
@@ -295,7 +315,11 @@ class SeqTracker:
             self.fell_from = max(self.last, self.fell_from or 0)
 
     def _update_fast_path(self) -> None:
-        """Compute up to which number `advance` may accept without a closer look."""
+        """Compute up to which number `advance` may accept without a closer look.
+
+        Called after every change but `advance`. It also ends what the numbers have passed: a fall, and
+        outliers.
+        """
         last = self.last
         self._fast_below = 0
         if last is None:

@@ -34,9 +34,12 @@ from jetstream.status import PdsStatus, UpstreamStatus
 from jetstream.upstream.reconnecting import Link, Reconnecting
 from jetstream.upstreams import Upstream, named
 
+# Makes a source that was not started. And removes the cursors of sources by their names, after they have
+# ended.
 Build = Callable[[Upstream, Link], Reconnecting]
 Forget = Callable[[Collection[str]], Awaitable[None]]
 
+# Names of the conditions. The second is of one source, by its name.
 ALL_GONE: Final = "upstreams_gone"
 ONE_GONE: Final = "upstream_gone"
 
@@ -46,17 +49,24 @@ logger = structlog.get_logger(__name__)
 class Applied(NamedTuple):
     """What `Sources.apply` did: names of sources."""
 
+    # Not there before.
     added: list[str]
+    # Not wanted any more: their cursors are gone.
     removed: list[str]
+    # Another URL or kind; the name and the cursor stayed.
     replaced: list[str]
+    # The others, whose connections go on.
     unchanged: list[str]
 
 
 @dataclass(slots=True)
 class _Running:
+    """A source of `Sources`, with what it was built from and the task that reads it."""
+
     upstream: Upstream
     source: Reconnecting
-    task: asyncio.Task[None] | None = field(default=None)  # since it was started
+    # Since it was started; None: `Sources.start` was not called yet.
+    task: asyncio.Task[None] | None = field(default=None)
 
 
 class Sources:
@@ -106,6 +116,7 @@ class Sources:
         return (each.source for each in self._all.values())
 
     def __len__(self) -> int:
+        """Return how many sources there are."""
         return len(self._all)
 
     @property
@@ -124,8 +135,10 @@ class Sources:
     async def apply(self, wanted: Sequence[Upstream]) -> Applied:
         """Let there be a source for each of these upstreams, whose names are unique, and for no other.
 
-        Those that are unchanged go on. One that has another URL or kind is replaced, and goes on after its
-        cursor. Returns once the cursors of those that are removed are gone. Not to be called twice at a time.
+        Those that are unchanged go on. One that has another URL or kind is replaced, and goes on after
+        its cursor. Returns once the cursors of those that are removed are gone. Not to be called twice at
+        a time. Sources end before others are built, so that no two of one name run. Raises what `forget`
+        raises.
         """
         before, after = self._all, {each.name: each for each in wanted}
         await asyncio.sleep(0)  # each of these looks at thousands, and takes some milliseconds
@@ -165,9 +178,15 @@ class Sources:
         self._report()
 
     def _of_relays(self) -> list[Reconnecting]:
+        """Return the sources that are no PDSes, in order: relays, and Jetstreams."""
         return [source for source in self if source.kind != "pds"]
 
     async def _built(self, upstream: Upstream) -> _Running:
+        """Return a source for an upstream, which is started if the others are.
+
+        PDSes share a logger and take turns to connect; a relay has a logger of its own, and connects
+        whenever it is due.
+        """
         await asyncio.sleep(0)  # to build hundreds takes longer than one turn of the event loop may
         is_pds = upstream.kind == "pds"
         throttled = (
@@ -183,6 +202,7 @@ class Sources:
         return built
 
     def _start(self, each: _Running, tasks: asyncio.TaskGroup) -> None:
+        """Have a source read, until its task is cancelled."""
         each.task = tasks.create_task(each.source.run())
 
     async def _end(self, ended: Collection[_Running]) -> None:
@@ -198,11 +218,20 @@ class Sources:
             self._conditions.end_all(each.upstream.name)
 
     def _changed(self) -> None:
+        """Take note that a connection has begun or ended, or that there are other sources.
+
+        Called by sources (`Link.changed`). What was computed from the connections is computed again when
+        it is asked for.
+        """
         self._connected = None
         self._pds = float("-inf"), None
         self._on_change()
 
     def _count_pds(self) -> PdsStatus | None:
+        """Return how many PDSes are in which state, as of now; None: there are none.
+
+        It looks at each: `pds` keeps the result for `pds_status_s`.
+        """
         sources = [source for source in self if source.kind == "pds"]
         if not sources:
             return None
@@ -215,11 +244,13 @@ class Sources:
         )
 
     def _all_gone(self) -> str:
+        """Return the reason for `upstreams_gone`, with what one of the sources has met, if any has."""
         names = named([source.name for source in self], self._limits.named_max)
         text = f"no upstream is connected, for {self._limits.gone_s:g} s and more: {names}"
         return text + next((_problem(source) for source in self if source.problem), "")
 
     def _one_gone(self, source: Reconnecting) -> str:
+        """Return the reason for `upstream_gone` of a source."""
         others = f"{len(self.connected)} of {len(self)} upstreams are connected"
         gone = f"{source.name} ({source.url}) has been gone for {source.gone_s:.0f} s"
         return f"{gone}; {others}{_problem(source)}"
@@ -240,11 +271,16 @@ class Sources:
 
 
 def _problem(source: Reconnecting) -> str:
+    """Return why the last attempt of a source to connect has failed, to be appended; empty: none has."""
     return f"; {source.name}: {source.problem}" if source.problem else ""
 
 
 class Turns:
-    """Lets sources connect one after another, so many a second on average. `clock` gives seconds."""
+    """Lets sources connect one after another, so many a second on average. `clock` gives seconds.
+
+    Hundreds of PDSes would else connect at once after a start or a network failure. Turns that nobody
+    takes are not saved up.
+    """
 
     def __init__(self, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._mean_s = 1 / per_s
