@@ -69,8 +69,10 @@ Rows = Mapping[tuple[str, str], bytes]
 class Difference(NamedTuple):
     """What readers must be told because another source decides: an event of a source, with its body."""
 
+    # The source that decides now.
     source: str
     did: str
+    # Of the event that it has sent, perhaps long ago; its `seq` and `time` are those of then.
     body: bytes
 
     @property
@@ -129,8 +131,10 @@ class Accounts:
         grace_s: float,
         rows_max: int,
     ) -> None:
+        # Rows that are kept of all accounts together.
         self._rows_max = rows_max
-        # Both change with `set_sources`. Which sources are connected is of use to others as well.
+        # Both change with `set_sources`. Which sources are connected is of use to others as well:
+        # `Holding` asks it before a message is held.
         self._relays = tuple(relays)
         self.sources = Availability((*relays, *hosts), now, grace_s)
         # The accounts that have rows, by DID; the one that has changed longest ago is the first.

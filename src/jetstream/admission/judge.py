@@ -57,6 +57,7 @@ class Judge:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         bounds = limits.admission
+        # By what settings messages are judged, and which verdicts pass.
         self._rules = rules
         # How far back reading began: from which rev on a missing message counts as one.
         self._beginning = Beginning(int(bounds.hold_s * 1e6))

@@ -64,7 +64,7 @@ def proven(car: bytes, cid: bytes) -> bytes | None:
 
 
 class Blocks:
-    """The blocks of one CAR, by their binary CID.
+    """The blocks of one CAR, by their binary CID. None is copied or hashed until it is asked for.
 
     Raises Unreadable for a bad header, a block that runs past the end, more than `BLOCKS_MAX` blocks, and
     anything else that is not a CAR of version 1.
@@ -191,6 +191,7 @@ def _uvarint(data: bytes, position: int) -> tuple[int, int]:
 class Block(NamedTuple):
     """One block of a CAR file, with its CID."""
 
+    # It is not compared with the data when one is made.
     cid: Cid
     data: bytes
 

@@ -40,8 +40,8 @@ _TEXT_HEADS: Final = _HEADS[_TEXT]
 def cbor_head(major: int, number: int) -> bytes:
     """Return the shortest head of a CBOR item: a major type with a length or value below 2^64.
 
-    `major` is 0 to 5; tags and simple values have no heads here. A shorter head than 9 bytes is required
-    of DAG-CBOR wherever the number fits it.
+    `major` is 0 to 5; tags and simple values have no heads here. DAG-CBOR requires the shortest head that
+    holds the number.
     """
     return _HEADS[major][number] if number < 1024 else _long_head(major, number)
 
@@ -97,7 +97,7 @@ def _emit_text(value: str, emit: Emit) -> None:
 
 
 def _emit_bytes(value: bytes, emit: Emit) -> None:
-    """Emit a byte string."""
+    """Emit a byte string. A `Cid` does not come here: it is a link."""
     emit(cbor_head(_BYTES, len(value)))
     emit(value)
 

@@ -86,6 +86,7 @@ class Scanner:
         self.raw = raw
         # Where the next item begins. Every method moves it on.
         self.position = position
+        # Where `raw` ends: nothing is read behind it.
         self._end = len(raw)
         # How many more heads may be read.
         self._items_left = items_max

@@ -60,6 +60,8 @@ class Change(NamedTuple):
 
     # The path of the record, `collection/rkey`, in UTF-8.
     key: bytes
+    # Of an op without `prev`, which older producers send, `before` is None as well: then the change
+    # cannot be undone.
     before: Cid | None
     after: Cid | None
 

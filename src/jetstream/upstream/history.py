@@ -49,8 +49,11 @@ class History:
     """
 
     def __init__(self, log: KeyLookup, pipeline: Pipeline, limits: UpstreamLimits = UpstreamLimits()) -> None:
+        # The log, or what judges messages before it (`Admission`): it also knows what waits.
         self._log = log
         self._pipeline = pipeline
+        # How many earlier sequences are remembered. What began before the oldest of them may be taken
+        # for new.
         self._falls_max = limits.falls_max
         # Positions at which the sequences before the last falls began, oldest first; `falls_max` at most.
         self._began_at: tuple[int, ...] = ()

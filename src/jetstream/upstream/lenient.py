@@ -103,7 +103,7 @@ def _read_entry(fields: dict[str, Any], scanner: Scanner, keys: frozenset[bytes]
 
 
 def _value(scanner: Scanner) -> Any:
-    """Read a scalar or a link; skip anything else, which is `DAMAGED`: no known field has a list or a map."""
+    """Read a scalar or a link; skip anything else, which is `DAMAGED`."""
     first = scanner.position
     kind, number = scanner.head()
     if kind == UNSIGNED or kind == NEGATIVE:

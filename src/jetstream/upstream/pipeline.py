@@ -215,11 +215,13 @@ class Pipeline:
 
         In tracked mode, also those of messages that wait to be judged, with 0.
 
-        Stops after the frame at which the clock passes `until`. The frames after it are in doubt still, and
-        belong to the next batch.
+        Stops after the frame at which the clock passes `until`. The frames after it are in doubt still,
+        and belong to the next batch. A frame may also be the repeat of one before it in the same batch:
+        so the keys of what is taken here count as known.
         """
         tracker = self.tracker
         batch.lookups = []
+        # The keys of `known`, and those of what is taken here, with 0: they have no position yet.
         seen = dict(known)
         all_known = True
         types: list[str] = []
@@ -242,6 +244,8 @@ class Pipeline:
             if self._is_full(batch, until):
                 break
         self._deferred = []
+        # Where all frames were known, more of them are likely to be: the next lookup is for twice as
+        # many.
         limits, more = self._limits, 2 * self._lookup_frames
         self._lookup_frames = min(more, limits.lookup_frames_max) if all_known else limits.lookup_frames_min
         self._finish(types, batch)

@@ -40,7 +40,8 @@ from typing import Final
 
 from jetstream.limits import UpstreamLimits
 
-_ABOVE_ALL: Final = 1 << 63  # no `seq` is as high
+# No `seq` is as high: it has 63 bits (`envelope.SEQ_MAX`).
+_ABOVE_ALL: Final = 1 << 63
 
 
 class SeqTracker:
@@ -75,7 +76,8 @@ class SeqTracker:
         # What `last` was before it fell. None once the numbers have passed it, or nothing of then is kept.
         self.fell_from = fell_from
         # Counters for the metrics, which their reader sets to 0: gaps, whatever their size; gaps over
-        # `near_gap`; sequences that began below the last number; frames that were known.
+        # `near_gap`; sequences that began below the last number; frames that were known. `Source` reads
+        # the first three, and `Pipeline` the last.
         self.gaps = 0
         self.jumps = 0
         self.restarts = 0
@@ -258,7 +260,11 @@ class SeqTracker:
         self._update_fast_path()
 
     def _rise(self, last: int, seq: int) -> None:
-        """Accept a number above `last`, which confirms the provisional one or makes an outlier of it."""
+        """Accept a number above `last`, which confirms the provisional one or makes an outlier of it.
+
+        The number itself becomes `last` if it is the next one, else it is provisional: the next frame
+        decides.
+        """
         provisional, self.provisional = self.provisional, None
         if provisional is not None and seq != provisional:
             if seq > provisional and self._confirms(last, provisional, seq):
@@ -285,7 +291,10 @@ class SeqTracker:
         return seq
 
     def _add_outlier(self, seq: int) -> None:
-        """Remember a number that was not confirmed, because its frame may be sent again."""
+        """Remember a number that was not confirmed, because its frame may be sent again.
+
+        At most `outliers_max` are remembered; the oldest is forgotten first.
+        """
         self._outliers[seq] = None
         if len(self._outliers) > self._limits.outliers_max:
             del self._outliers[next(iter(self._outliers))]
