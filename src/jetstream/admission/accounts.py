@@ -72,7 +72,8 @@ class Difference(NamedTuple):
     # The source that decides now.
     source: str
     did: str
-    # Of the event that it has sent, perhaps long ago; its `seq` and `time` are those of then.
+    # The body of the event: one that the source has sent, perhaps long ago, or one that is made now
+    # (`_active`).
     body: bytes
 
     @property
