@@ -57,6 +57,7 @@ class FileReader(StoredReader):
     errors = (Damaged, sqlite3.DatabaseError)
 
     def __init__(self, connection: sqlite3.Connection, limits: LogLimits, *, strict: bool = False) -> None:
+        """`connection` stays open when the reader goes: the caller closes it."""
         super().__init__(limits, strict=strict)
         # For the modules that read in their own way; used by one thread at a time.
         self.connection = connection

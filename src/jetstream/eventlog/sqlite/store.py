@@ -469,7 +469,7 @@ class SqliteLog:
     async def close(self) -> None:
         """Copy everything into the database, durably, and close it.
 
-        Readers must have ended. What cannot be written is not an error here: it stays in the journal or
+        Reads that run in threads are waited for. What cannot be written is not an error here: it stays in the journal or
         in the write-ahead log, from which the next process recovers it.
         """
         self._beating.cancel()
