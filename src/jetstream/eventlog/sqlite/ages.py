@@ -70,6 +70,7 @@ class Ages:
         )
 
     def _is_ahead(self, now_us: int, tip_us: int) -> bool:
+        """Tell whether positions are so far above the clock that a row is due, and none is new enough."""
         position, at_us = self._row
         return tip_us > now_us + STEP_US and tip_us > position and abs(now_us - at_us) >= self._interval_us
 

@@ -85,7 +85,7 @@ class Transaction:
     __slots__ = ("_connection",)
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        """`connection` is in autocommit mode, and in no transaction when the block begins."""
+        """Take a connection that is in autocommit mode, and in no transaction when the block begins."""
         self._connection = connection
 
     def __enter__(self) -> None:
@@ -127,7 +127,7 @@ class TranslatedErrors:
     __slots__ = ("_otherwise", "_path")
 
     def __init__(self, path: Path, otherwise: type[LogError] = LogUnwritable) -> None:
-        """`path` is what the errors name; it is not opened."""
+        """Name `path` in the errors; it is not opened."""
         # The database, and the error for everything but damage.
         self._path = path
         self._otherwise = otherwise
@@ -137,7 +137,7 @@ class TranslatedErrors:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        """Translate. An error of another kind, a LogError among them, passes as it is."""
+        """Translate an error of the file. One of another kind, a LogError among them, passes as it is."""
         if error is None:
             return
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -72,7 +72,7 @@ class EdgeLog:
         on_read: Callable[[Batch], None],
         clock: Callable[[], float],
     ) -> None:
-        """`database` is open, and belongs to this object from now on; nothing is read yet."""
+        """Take over `database`, which is open, and is closed with this object. Nothing is read yet."""
         self._directory = directory
         self._path = directory / DATABASE
         self._limits = limits

@@ -56,7 +56,7 @@ class FollowedLog:
         on_erased: Callable[[], None],
         on_sign: Callable[[], None],
     ) -> None:
-        """Nothing is read before the first `step`. `database` is closed with this object."""
+        """Take over `database`, which is closed with this object. Nothing is read before the first `step`."""
         self._path = directory / DATABASE
         self._limits = limits
         self._on_read = on_read

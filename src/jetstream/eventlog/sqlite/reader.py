@@ -57,7 +57,7 @@ class FileReader(StoredReader):
     errors = (Damaged, sqlite3.DatabaseError)
 
     def __init__(self, connection: sqlite3.Connection, limits: LogLimits, *, strict: bool = False) -> None:
-        """`connection` stays open when the reader goes: the caller closes it."""
+        """Read through `connection`, which the caller closes."""
         super().__init__(limits, strict=strict)
         # For the modules that read in their own way; used by one thread at a time.
         self.connection = connection
@@ -65,8 +65,8 @@ class FileReader(StoredReader):
     def indexes(self, position: int, *, with_dids: bool) -> Iterable[Index]:
         """Return the next segments that end at or after a position.
 
-        A `first_us` that is no number, in a damaged row, counts as -1: the segment is then loaded, or
-        found damaged.
+        A `first_us` that is no number, in a damaged row, counts as -1, so that the scan does not end
+        there.
         """
         for last_us, first_us, *index in self.connection.execute(
             _INDEXES, (with_dids, position, self.limits.scan_segments)
@@ -156,7 +156,7 @@ class ReaderPool:
     """Runs work that reads the database in threads, so that the event loop does not wait for disk or zstd."""
 
     def __init__(self, path: Path, damages: DamageRecord, limits: LogLimits) -> None:
-        """`limits.reader_threads` threads, which begin when there is work. No connection is opened yet."""
+        """Prepare `limits.reader_threads` threads, which begin when there is work. Nothing is opened yet."""
         # The database, the limits of reading, and the record of damage: what a thread finds is added to it
         # afterwards, on the event loop's thread.
         self._path = path

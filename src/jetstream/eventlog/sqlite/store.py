@@ -469,8 +469,8 @@ class SqliteLog:
     async def close(self) -> None:
         """Copy everything into the database, durably, and close it.
 
-        Reads that run in threads are waited for. What cannot be written is not an error here: it stays in the journal or
-        in the write-ahead log, from which the next process recovers it.
+        Reads that run in threads are waited for. What cannot be written is not an error here: it stays in
+        the journal or in the write-ahead log, from which the next process recovers it.
         """
         self._beating.cancel()
         await self._upkeep.close()

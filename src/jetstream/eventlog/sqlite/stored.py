@@ -36,7 +36,7 @@ class StoredEvents:
     """
 
     def __init__(self, path: Path, damages: DamageRecord, limits: LogLimits, clean: Clean = as_it_is) -> None:
-        """Threads begin when something is read first. `path` is the database."""
+        """Prepare to read the database at `path`. It is opened when something is read first."""
         # What is known to be damaged: read past.
         self._damages = damages
         self._clean = clean

@@ -146,7 +146,7 @@ class DatabaseReader:
     """Reads the database of a log that another process writes. Raises sqlite3.DatabaseError."""
 
     def __init__(self, path: Path, limits: LogLimits) -> None:
-        """Raises sqlite3.OperationalError if there is no file, or it cannot be opened."""
+        """Open the database. Raises sqlite3.OperationalError if there is none, or it cannot be opened."""
         # Without a long wait for a lock: the event loop would wait with it.
         self._connection = open_reader(path, BUSY_TIMEOUT_S)
         self._reader = FileReader(self._connection, limits)

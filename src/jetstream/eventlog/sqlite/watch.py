@@ -1,8 +1,9 @@
-"""Being told when files of a directory change: inotify, where the system has it.
+"""Being told when files of a directory change: inotify(7), where the system has it.
 
-See inotify(7). One descriptor watches the directory, so files that are made later or replaced are seen as well. A
-write to a watched file wakes the event loop within some 50 us. Where there is no inotify, and where the
-kernel refuses another watch, nothing is told: the caller looks from time to time in any case.
+A write to a watched file wakes the event loop within some 50 us. The directory is watched, and not its
+files: so one that is made later, or takes the place of another, is seen as well. Where there is no
+inotify, and where the kernel refuses another watch, nothing is told: the caller looks from time to time
+in any case.
 """
 
 from __future__ import annotations
