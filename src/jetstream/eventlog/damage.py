@@ -40,7 +40,7 @@ class DamageRecord:
     def __init__(
         self, place: Path | str, conditions: Conditions, ranges_max: int, remedy: str = _REPAIR
     ) -> None:
-        """`place` is the file or the database as messages name it, without a password."""
+        """Begin without damage. `place` is the file or the database in messages, without a password."""
         # Where to report: the file or the database, for messages; the conditions; the log lines, throttled
         # because a bad disk may damage many ranges.
         self._place = place

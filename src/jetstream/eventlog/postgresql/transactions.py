@@ -29,9 +29,13 @@ _TAKEN_OVER: Final = "another process has taken over"
 
 
 class Transactions:
-    """Those of one term. One runs at a time."""
+    """Those of one term. One runs at a time.
+
+    Used by upkeep alone; appends have a connection of their own, and go on meanwhile.
+    """
 
     def __init__(self, term: Term) -> None:
+        """Connect when the first one begins."""
         self._term = term
         # Made when it is needed, and again when it was lost.
         self._connection: asyncpg.Connection | None = None

@@ -120,9 +120,9 @@ def _check_states(connection: sqlite3.Connection, findings: Findings) -> None:
 def whole_rows(connection: sqlite3.Connection, findings: Findings) -> Iterator[Segment | Row]:
     """Yield every undamaged row of both tables, in order. Counts them in `findings`, and notes the others.
 
-    A server may seal and trim meanwhile. Rows that it deletes are not damaged. What it appends is found, since
-    the tail is read last. But what it seals after the keys of the segments were read is in neither list: such
-    events are not read, and not counted.
+    A server may seal and trim meanwhile. Rows that it deletes are not damaged. What it appends is found,
+    since the tail is read last. But what it seals after the keys of the segments were read is in neither
+    list: such events are not read, and not counted.
     """
     end_us = -1
     for table in ("segment", "tail"):

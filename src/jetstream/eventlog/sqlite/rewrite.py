@@ -33,7 +33,7 @@ def store_segment(connection: sqlite3.Connection, segment: Segment) -> int:
 def read_tombstones(connection: sqlite3.Connection) -> dict[bytes, int]:
     """Return the tombstones whose records are not all erased yet.
 
-    By DID: the position below which its records go. Few at a time: a pass deletes those that it has done.
+    By DID: the position below which its records go. A pass that ends deletes those that it began with.
     """
     return dict(connection.execute("SELECT did, before_us FROM tombstone"))
 
@@ -42,8 +42,8 @@ def replace(connection: sqlite3.Connection, rewritten: Iterable[Rewritten], done
     """Put what was rewritten in the place of the old, and delete the tombstones of which all is erased.
 
     An exclusive step; `done` has the tombstones of a pass that ends. A row of which nothing is left is
-    deleted. PRAGMA secure_delete works for the connection and costs twice the writes, so it is on only
-    here.
+    deleted. PRAGMA secure_delete makes SQLite write zeros over what is deleted, which takes room in the
+    write-ahead log as well. So it is on only here.
     """
     connection.execute("PRAGMA secure_delete = ON")  # overwrites with zeros
     try:
