@@ -294,7 +294,6 @@ class Collected:
     """
 
     def __init__(self, position: int, stop: int, limits: LogLimits) -> None:
-        """Begin at `position`, with nothing collected."""
         # Where the scan began, up to where it has come, and where it ends at the latest.
         self._start, self.position = position, position
         self.stop = stop

@@ -59,7 +59,6 @@ class _Thread(threading.local):
     """What each thread has for itself: creating a decompressor takes longer than using it."""
 
     def __init__(self) -> None:
-        """Make what a thread needs, at its first use."""
         self.decompressor = zstandard.ZstdDecompressor()
 
 

@@ -34,7 +34,6 @@ class SegmentCache:
     """
 
     def __init__(self, load: Load, bytes_max: int) -> None:
-        """Begin empty; nothing is loaded before it is asked for."""
         self._load = load
         # The bound of all loaded segments. The most recently used one may exceed it alone.
         self._bytes_max = bytes_max

@@ -161,7 +161,6 @@ class _Check:
     """Follows the log from its floor to its tip, part by part."""
 
     def __init__(self, fetch: Fetch) -> None:
-        """Begin at the floor as of now."""
         self.found = Checked()
         self._fetch = fetch
         # The end of the part that was checked last.

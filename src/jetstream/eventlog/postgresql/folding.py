@@ -35,7 +35,7 @@ class Folding:
     def __init__(
         self, term: Term, transactions: Transactions, states_max: int, *, sampled: int = SAMPLED
     ) -> None:
-        """Fold nothing yet. `sampled` is how many neighbours are compared at once when some are forgotten."""
+        """Take the bounds. `sampled` is how many neighbours are compared at once when some are forgotten."""
         self._term = term
         self._transactions = transactions
         # How many rows the table may have. Above it, the states with the oldest revs go.

@@ -70,7 +70,7 @@ class FollowedLog:
     `on_read` is called with the events that another process has stored, once for each; `on_newest` with the
     newest position that was seen; `on_erased` when what was read before may have been erased.
 
-    Events that were sealed before this process has seen them go to no `on_read`: only readers meet them.
+    Events that `_reload` takes over, because the rows before them were sealed or erased, go to no `on_read`.
     """
 
     def __init__(

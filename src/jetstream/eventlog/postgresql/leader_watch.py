@@ -16,7 +16,6 @@ class LeaderWatch:
     """
 
     def __init__(self, gone_s: float, clock: Callable[[], float]) -> None:
-        """Know nothing yet. Times count from now."""
         self._gone_s = gone_s
         self._clock = clock
         # What was seen last, the heartbeat and the newest position; None: nothing was yet. And the newest

@@ -172,7 +172,6 @@ class _Watch:
     """Looks at the leader, and takes its place when it is gone."""
 
     def __init__(self, log: PostgresLog, candidate: Candidate) -> None:
-        """Connect with the first step."""
         self._log = log
         self._candidate = candidate
         self._connection: asyncpg.Connection | None = None

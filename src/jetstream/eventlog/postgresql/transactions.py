@@ -35,7 +35,6 @@ class Transactions:
     """
 
     def __init__(self, term: Term) -> None:
-        """Connect when the first one begins."""
         self._term = term
         # Made when it is needed, and again when it was lost.
         self._connection: asyncpg.Connection | None = None

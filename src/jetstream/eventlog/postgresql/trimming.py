@@ -28,7 +28,7 @@ _DROP_OLDEST_GAPS: Final = (
 class Retention(NamedTuple):
     """What is kept; None is without limit."""
 
-    # By position, which is the time of the writer's clock.
+    # The age of events in seconds, by their positions, which are times of the writer's clock.
     seconds: float | None = None
     bytes: int | None = None  # of segments
     # Gives unix microseconds.
@@ -41,7 +41,7 @@ class Trimming:
     def __init__(
         self, term: Term, transactions: Transactions, sealing: Sealing, retention: Retention
     ) -> None:
-        """Trim nothing yet. `sealing` seals what is old enough, since only segments are deleted."""
+        """Take the bounds. `sealing` seals what is old enough first, since only segments are deleted."""
         self._term = term
         self._log = term.log
         self._transactions = transactions

@@ -29,8 +29,7 @@ from jetstream.eventlog.postgresql.trimming import Retention, Trimming
 from jetstream.eventlog.reader import Hole
 from jetstream.limits import LogLimits
 
-# Seconds between two heartbeats. A standby takes over after `TAKEOVER_S` without one, so five may be
-# lost.
+# Seconds between two heartbeats. By default, a standby takes over when it has seen no change for six of them.
 BEAT_S: Final = 0.5
 # Notifications stop while listeners that are stuck keep more than this share of their queue.
 QUEUE_MAX: Final = 0.01
@@ -143,7 +142,8 @@ class Upkeep:
         """Do not notify while a listener that is stuck keeps the queue from being emptied.
 
         PostgreSQL keeps notifications until every listener has taken them, and refuses a commit that
-        notifies when the queue is full. Other processes poll in any case, so without notifications they are only later.
+        notifies when the queue is full. Other processes poll in any case, so without notifications they
+        are only later.
         """
         now = asyncio.get_running_loop().time()
         if now < self._queue_at:

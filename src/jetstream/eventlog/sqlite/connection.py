@@ -133,7 +133,6 @@ class TranslatedErrors:
         self._otherwise = otherwise
 
     def __enter__(self) -> None:
-        """Do nothing: all is done at the end."""
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:

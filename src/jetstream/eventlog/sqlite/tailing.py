@@ -82,7 +82,6 @@ class JournalReader:
     """
 
     def __init__(self, directory: Path) -> None:
-        """Open nothing: there may be no journal yet."""
         self._path = directory / FILE
         # The file, None until there is one; which one it is, since another one may take its place.
         self._file: int | None = None

@@ -18,7 +18,6 @@ class WriterWatch:
     """
 
     def __init__(self, directory: Path, gone_s: float, clock: Callable[[], float]) -> None:
-        """Know nothing yet. Times count from now."""
         self._path = directory / LOCK
         self._gone_s = gone_s
         self._clock = clock
