@@ -49,7 +49,7 @@ def in_store(reader: StoredReader, keys: set[Key], stop: int) -> tuple[dict[Key,
     `stop`. Damaged parts count as if they held nothing: an event that is delivered twice is better than one
     that is never delivered.
 
-    Runs in a reader thread. Of SQLite, each step of the search is one snapshot.
+    Runs in a reader thread. A segment that is deleted during the search counts as not there.
     """
     found: dict[Key, int] = {}
     try:

@@ -20,8 +20,8 @@ Change = tuple[bytes, bytes | None]
 def pack(repos: Repos) -> bytes:
     """Return changes as records of `RECORD_BYTES`.
 
-    The order is that of the mapping. A DID of 15 bytes gets a zero in front. The bytes have no checksum:
-    whoever stores them adds one.
+    They are in the order of the mapping. A DID of 15 bytes gets a zero in front. The bytes have no
+    checksum of their own: the row or the journal's entry that holds them has one.
     """
     records = b"".join([did.rjust(DID_BYTES, b"\0") + (state or _FORGOTTEN) for did, state in repos.items()])
     assert len(records) == RECORD_BYTES * len(repos), "DIDs are compact, and states have their size"

@@ -53,7 +53,7 @@ class Sealing:
     """
 
     def __init__(self, term: Term, transactions: Transactions, folding: Folding) -> None:
-        """Seal nothing yet. `folding` writes states before the rows that have them go."""
+        """Begin with nothing due. `folding` writes states to their table before their rows go."""
         self._term = term
         self._transactions = transactions
         self._folding = folding

@@ -161,9 +161,9 @@ class EdgeLog:
     async def read(self, position: int, stop: int, wanted: Filter) -> Batch | None:
         """Return the batch with the first events in `[position, stop)` that `wanted` may want.
 
-        Four cases, from the newest to the oldest: nothing is served of a log that was not looked at
-        lately; the hot tail returns at once; what only the journal has is waited for; everything else is
-        in the database. After a read in a thread, the revision is compared again. Raises LogCorrupt; any
+        Nothing is served of a log that was not looked at lately. Then, from the newest events to the
+        oldest: the hot tail returns at once; what only the journal has is waited for; everything else is
+        read from the database, and the revision is compared again after that. Raises LogCorrupt; any
         other error is waited out.
         """
         stop = min(stop, self.tip + 1)
