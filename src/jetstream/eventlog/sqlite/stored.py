@@ -49,8 +49,8 @@ class StoredEvents:
         """Return the position at which to continue, and what was found below it. Raises LogError.
 
         The search is bounded, so one call may find nothing although more follows: the caller goes on at
-        the returned position, which is above `position` and at most `stop`. Damage that is met on the way
-        is added to the record.
+        the returned position. It is above `position`, and may be above `stop`. Damage that is met on the
+        way is added to the record.
         """
         loaded = self.segments.at(position)
         if loaded is not None:
