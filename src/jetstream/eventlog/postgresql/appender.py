@@ -221,8 +221,8 @@ class Appender:
     async def _insert(self, connection: asyncpg.Connection, statement: str, entry: Entry) -> None:
         """Insert the rows of an append, and what else it changes, in one transaction.
 
-        A plain entry is one statement, which is a transaction by itself. Raises Fenced, and what asyncpg
-        raises.
+        A plain entry is one statement, which is a transaction by itself. Raises Fenced, and errors of
+        asyncpg.
         """
         if entry.is_plain:
             await self._insert_row(connection, statement, entry.rows[0])
