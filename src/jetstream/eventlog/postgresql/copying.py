@@ -23,7 +23,7 @@ from jetstream.eventlog.postgresql.term import AHEAD_US
 from jetstream.eventlog.reader import Row
 from jetstream.eventlog.segment import Segment
 from jetstream.eventlog.sqlite.check import Findings, whole_rows
-from jetstream.eventlog.sqlite.connection import open_writer
+from jetstream.eventlog.sqlite.connection import TranslatedErrors, open_writer
 from jetstream.eventlog.sqlite.journal import recover
 from jetstream.eventlog.sqlite.lock import offline
 from jetstream.eventlog.sqlite.repos import read_changes, whole_states
@@ -53,11 +53,11 @@ async def copy(directory: Path, address: str) -> Copied:
     Raises LogLocked while it runs, LogCorrupt if the log is damaged, LogError if the database has events
     already, LogUnreachable or LogUnwritable.
 
-    SQLite's own errors are not translated. `directory` is a `--data-dir`, and `address` has the password.
+    `directory` is a `--data-dir`, and `address` has the password.
     The tables are created if there are none.
     """
     await create_tables(address)
-    with offline(directory) as path, closing(open_writer(path)) as source:
+    with offline(directory) as path, TranslatedErrors(path), closing(open_writer(path)) as source:
         recover(directory, source)
         connection = None
         with translated(address, LogUnwritable):

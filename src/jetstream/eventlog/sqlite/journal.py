@@ -162,10 +162,13 @@ class Journal:
         if self._file is None or self.events + entry.events > self._events_max:
             return False
         data = _packed(entry, commits, before_us)
-        if self._end + len(data) > self._size or not _written(self._file, data, self._end):
+        end = self._end + len(data)
+        if end > self._size:
             return False
-        self._end += len(data)
-        self._used = max(self._used, self._end)
+        self._used = max(self._used, end)  # also when the disk refuses: some may be written
+        if not _written(self._file, data, self._end):
+            return False
+        self._end = end
         self.events += entry.events
         self.entries.append(entry)
         return True
