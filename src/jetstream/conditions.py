@@ -18,7 +18,9 @@ from jetstream.logging_setup import Throttled
 # What each condition means, for the log lines.
 CONDITIONS: Final = {
     "log_unwritable": "the log cannot be written",
+    "disk_low": "the disk is nearly full",
     "clock": "the newest event is ahead of the clock, or the clock has stepped",
+    "full": "there is no room for another subscriber",
     "wal": "the write-ahead log is over its bound",
     "damage": "the log has a damaged part",
     "writer_gone": "the process that writes the log is gone",
@@ -42,7 +44,9 @@ CONDITIONS: Final = {
 # What the operator can do about each, for `/status.json` and the log.
 HINTS: Final = {
     "log_unwritable": "free space on the disk of --data-dir, or lower --retention-bytes",
+    "disk_low": "free space on the disk of --data-dir, or lower --retention-bytes, before it is full",
     "clock": "set the clock right; `jetstream log rebase-time` is for a log that is ahead of it",
+    "full": "raise --max-subscribers and the limit of open files, or start another server",
     "wal": "end the other program that has the log's file open, such as a backup or the sqlite3 shell",
     "damage": "check the disk; `jetstream log check` says what is lost, `jetstream log repair` removes it",
     "writer_gone": "start a server with --role ingest on the same log; subscribers keep their place",
@@ -104,7 +108,7 @@ class Conditions:
     def end(self, name: str, upstream: str = "") -> None:
         """End a condition, and log that; does nothing if it does not hold."""
         if self.reasons.pop(key(name, upstream), None) is not None:
-            event = f"recovered: {CONDITIONS[name]}"
+            event = f"recovered from: {CONDITIONS[name]}"
             self._logger.info(event, condition=name, **({"upstream": upstream} if upstream else {}))
 
     def end_all(self, upstream: str) -> None:

@@ -58,11 +58,11 @@ async def open_database(
     require_driver()
     # asyncpg takes memory and time: only servers that use it load it.
     from jetstream.eventlog.postgresql.leading import await_tables  # noqa: PLC0415
-    from jetstream.eventlog.postgresql.store import Options, PostgresLog  # noqa: PLC0415
+    from jetstream.eventlog.postgresql.store import PostgresLog, PostgresOptions  # noqa: PLC0415
 
     if writes:
         await await_tables(address)
-    options = Options(
+    options = PostgresOptions(
         limits=limits,
         poll_s=limits.poll_s,
         fresh_s=limits.fresh_s,

@@ -50,6 +50,8 @@ class Reconnecting(ABC):
         self.url = shown(upstream.url)
         # How old the last message with a time was when it arrived, in seconds; None before the first.
         self.lag_s: float | None = None
+        # Why the last attempt to connect failed; empty before the first, and from a connection on.
+        self.problem = ""
         self._url = upstream.url
         self._link = link
         self._metrics = metrics
@@ -151,6 +153,7 @@ class Reconnecting(ABC):
 
     def _log_refusal(self, error: ConnectError, hints: Mapping[int, str] = MappingProxyType({})) -> None:
         """Log why there is no connection. `hints` are by the status of the response, before those of all."""
+        self.problem = str(error)
         event = "upstream: cannot connect" if error.status is None else "upstream: refused"
         fields = response_fields(error.status)
         if error.status is not None and error.status in hints:
@@ -160,6 +163,7 @@ class Reconnecting(ABC):
         self._logger.warning(event, url=self.url, error=str(error), **fields)
 
     def _note_begin(self) -> None:
+        self.problem = ""
         self._connected_at = self._heard_at = time.monotonic()
         self._link.changed()
 

@@ -267,11 +267,13 @@ class Sources:
 
     def _all_gone(self) -> str:
         names = named([source.name for source in self], self._limits.named_max)
-        return f"no upstream is connected, for {self._limits.gone_s:g} s and more: {names}"
+        text = f"no upstream is connected, for {self._limits.gone_s:g} s and more: {names}"
+        return text + next((_problem(source) for source in self if source.problem), "")
 
     def _one_gone(self, source: Reconnecting) -> str:
         others = f"{len(self.connected)} of {len(self)} upstreams are connected"
-        return f"{source.name} ({source.url}) has been gone for {source.gone_s:.0f} s; {others}"
+        gone = f"{source.name} ({source.url}) has been gone for {source.gone_s:.0f} s"
+        return f"{gone}; {others}{_problem(source)}"
 
     def _report(self) -> None:
         """Log once a minute how many PDSes have no connection, if there are any."""
@@ -286,6 +288,10 @@ class Sources:
                 of=status.states.total(),
                 such_as=", ".join(status.gone),
             )
+
+
+def _problem(source: Reconnecting) -> str:
+    return f"; {source.name}: {source.problem}" if source.problem else ""
 
 
 class Turns:

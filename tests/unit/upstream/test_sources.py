@@ -32,6 +32,7 @@ class FakeSource:
         self.name, self.url, self.kind = upstream
         self.link = link
         self.gone_s = 0.0
+        self.problem = ""
         self.runs = 0
         self.ended = False
         self.error: Exception | None = None
@@ -55,7 +56,8 @@ class FakeSource:
         self.is_connected, self.gone_s = True, 0.0
         self.link.changed()
 
-    def lose(self, gone_s: float = 0.0) -> None:
+    def lose(self, gone_s: float = 0.0, problem: str = "") -> None:
+        self.problem = problem
         self.is_connected, self.gone_s = False, gone_s
         self.link.changed()
 
@@ -259,10 +261,10 @@ async def test_a_relay_that_is_gone_while_others_deliver_is_named() -> None:
     stage["b"].lose(59.0)
     stage.sources.check()
     assert stage.conditions.reasons == {}
-    stage["b"].lose(60.0)
+    stage["b"].lose(60.0, "HTTP 503")
     stage.sources.check()
     assert stage.conditions.reasons == {
-        "upstream_gone b": "b (ws://b) has been gone for 60 s; 1 of 2 upstreams are connected"
+        "upstream_gone b": "b (ws://b) has been gone for 60 s; 1 of 2 upstreams are connected; b: HTTP 503"
     }
     stage["b"].connect()
     stage.sources.check()
@@ -276,10 +278,11 @@ async def test_all_that_are_gone_are_one_condition() -> None:
         stage[name].lose(gone_s)
     stage.sources.check()
     assert stage.conditions.names == {"upstream_gone"}
+    stage["b"].lose(71.0, "no address")
     stage["c"].lose(60.0)
     stage.sources.check()
     assert stage.conditions.reasons == {
-        "upstreams_gone": "no upstream is connected, for 60 s and more: a, b and 1 more"
+        "upstreams_gone": "no upstream is connected, for 60 s and more: a, b and 1 more; b: no address"
     }
     stage["c"].connect()
     stage.sources.check()

@@ -55,7 +55,7 @@ _GAPS: Final = (
 )
 
 
-class Options(NamedTuple):
+class PostgresOptions(NamedTuple):
     """What a log is opened with, beside its address."""
 
     limits: LogLimits = LogLimits()
@@ -77,7 +77,7 @@ class Options(NamedTuple):
 class PostgresLog:
     """A log that another process may write. `LogReader` says what the methods promise; `open` makes one."""
 
-    def __init__(self, address: str, options: Options = Options()) -> None:
+    def __init__(self, address: str, options: PostgresOptions = PostgresOptions()) -> None:
         # The database, with its password, and as it is logged.
         self.address = address
         self.name = shown(address)
@@ -106,7 +106,9 @@ class PostgresLog:
         self._logger = Throttled(structlog.get_logger(__name__))
 
     @classmethod
-    async def open(cls, address: str, options: Options = Options(), *, wait: bool = False) -> PostgresLog:
+    async def open(
+        cls, address: str, options: PostgresOptions = PostgresOptions(), *, wait: bool = False
+    ) -> PostgresLog:
         """Open the log in a database, and read its newest events. See `Follower.start`."""
         log = cls(address, options)
         try:

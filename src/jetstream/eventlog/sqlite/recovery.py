@@ -47,7 +47,7 @@ from jetstream.limits import LogLimits
 from jetstream.upstreams import is_mirror
 
 
-class Options(NamedTuple):
+class SqliteOptions(NamedTuple):
     """What a log is opened with: see `SqliteLog.open`."""
 
     retention_s: float | None
@@ -66,7 +66,7 @@ class LogState:
     steps.
     """
 
-    def __init__(self, directory: Path, lock: int, options: Options) -> None:
+    def __init__(self, directory: Path, lock: int, options: SqliteOptions) -> None:
         # What the log was opened with.
         self.options = options
         self.limits = limits = options.limits
@@ -145,7 +145,7 @@ class LogState:
             self.journal.renew()
 
 
-def open_log(directory: Path, options: Options) -> LogState:
+def open_log(directory: Path, options: SqliteOptions) -> LogState:
     """Open the log in `directory`, or create one. Raises LogLocked, LogCorrupt or LogUnwritable."""
     lock = take_lock(directory)
     try:
@@ -159,7 +159,7 @@ def open_log(directory: Path, options: Options) -> LogState:
         raise
 
 
-def _states_max(options: Options) -> int:
+def _states_max(options: SqliteOptions) -> int:
     """Return how many states of repositories are kept."""
     limits, size = options.limits, options.retention_bytes
     return min(limits.repo_states, int((size or 1 << 60) * limits.repo_states_share) // ROW_BYTES)

@@ -139,11 +139,10 @@ CREATE TEMP TRIGGER store_append INSTEAD OF INSERT ON append BEGIN
         NEW.last_us, NEW.first_us, NEW.events, NEW.crc,
         NEW.times, NEW.kinds, NEW.dids, NEW.collections, NEW.rkeys, NEW.revs, NEW.cids, NEW.bodies
     );
-    UPDATE cursor SET
-        seq = NEW.seq, provisional = NEW.provisional, fell_from = NEW.fell_from,
-        stored_to = NEW.stored_to, unstored = NEW.unstored,
-        tip_us = NEW.tip_us, appended = NEW.appended, commits = NEW.commits
-    WHERE source = NEW.source;
+    INSERT OR REPLACE INTO cursor VALUES (
+        NEW.source, NEW.seq, NEW.provisional, NEW.fell_from, NEW.stored_to, NEW.unstored,
+        NEW.tip_us, NEW.appended, NEW.commits
+    );
 END;
 """
 
@@ -237,7 +236,7 @@ def insert_row(connection: sqlite3.Connection, first_us: int, last_us: int, colu
 def commit_row(
     connection: sqlite3.Connection, first_us: int, columns: Columns, cursor: Sequence[Any], totals: Totals
 ) -> None:
-    """Commit a batch of the tail, and the row of a cursor whose source the table has, with the totals."""
+    """Commit a batch of the tail, and the row of a cursor, with the totals."""
     connection.execute(
         "INSERT INTO append VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (totals.tip_us, first_us, columns.events, columns.checksum(), *columns, *cursor, *totals),
@@ -258,25 +257,13 @@ def store_cursors(
     """Store cursors, with the totals of the log.
 
     Those stand in the rows of the cursors, so that a commit writes one page less; the view `extent` takes the
-    highest of each. With `same_sources`, the table has rows for these sources, and others stay. Else they
-    go.
+    highest of each. With `same_sources`, those of other sources stay. Else they go.
     """
-    values = [(*row, *totals, source) for source, *row in starmap(cursor_row, cursors.items())]
-    if same_sources and values:
-        connection.executemany(
-            "UPDATE cursor SET seq = ?, provisional = ?, fell_from = ?, stored_to = ?, unstored = ?,"
-            " tip_us = ?, appended = ?, commits = ? WHERE source = ?",
-            values,
-        )
-        return
-    connection.execute("UPDATE state SET tip_us = ?, appended = ?, commits = ?", totals)
-    connection.execute("DELETE FROM cursor")
-    connection.executemany(
-        "INSERT INTO cursor"
-        " (seq, provisional, fell_from, stored_to, unstored, tip_us, appended, commits, source)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        values,
-    )
+    if not (same_sources and cursors):
+        connection.execute("UPDATE state SET tip_us = ?, appended = ?, commits = ?", totals)
+        connection.execute("DELETE FROM cursor")
+    rows = [(*row, *totals) for row in starmap(cursor_row, cursors.items())]
+    connection.executemany("INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def read_cursors(connection: sqlite3.Connection) -> dict[str, SourceCursor]:

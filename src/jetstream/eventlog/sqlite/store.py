@@ -43,7 +43,7 @@ from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, 
 from jetstream.eventlog.sqlite.gaps import GAP_BYTES, insert_gaps
 from jetstream.eventlog.sqlite.heartbeat import Beat, write_beat
 from jetstream.eventlog.sqlite.journal import Entry, store_entries
-from jetstream.eventlog.sqlite.recovery import LogState, Options, open_log
+from jetstream.eventlog.sqlite.recovery import LogState, SqliteOptions, open_log
 from jetstream.eventlog.sqlite.repos import PAGE_BYTES, insert_changes
 from jetstream.eventlog.sqlite.reservation import Machine
 from jetstream.eventlog.sqlite.schema import (
@@ -120,7 +120,7 @@ class SqliteLog:
         if retention_bytes is not None and retention_bytes < limits.retention_bytes_min:
             raise SettingError("--retention-bytes", retention_bytes, f"is below {limits.retention_bytes_min}")
         machine, conditions = machine or Machine(boot_id()), conditions or Conditions()
-        options = Options(retention_s, retention_bytes, clock, conditions, limits, machine, mirrors)
+        options = SqliteOptions(retention_s, retention_bytes, clock, conditions, limits, machine, mirrors)
         return cls(await asyncio.to_thread(open_log, directory, options), erase)
 
     @property

@@ -31,6 +31,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -49,7 +50,7 @@ from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.recovery import LogState, read_extent
 from jetstream.eventlog.sqlite.repos import PAGE_BYTES, delete_folded, fold, forget_some, warm
 from jetstream.eventlog.sqlite.reservation import AHEAD_US
-from jetstream.eventlog.sqlite.space import COMMIT_BYTES
+from jetstream.eventlog.sqlite.space import COMMIT_BYTES, Space
 from jetstream.eventlog.states import in_steps
 from jetstream.scheduling import short_switch_interval
 
@@ -74,8 +75,6 @@ class Upkeep:
         # between two passes.
         self._tombstones: dict[bytes, int] = {}
         self._erased_to = 0
-        # Whether all of the reserve was there after the last run: a warning is logged when it no longer is.
-        self._has_reserve = True
         # Held during a run.
         self._running = asyncio.Lock()
         # Set when there is something to do before the next second.
@@ -370,7 +369,7 @@ class Upkeep:
         return is_due
 
     async def _take_reserve(self) -> None:
-        """Complete the reserve; log a warning when there is no longer room for all of it.
+        """Complete the reserve; the condition `disk_low` holds while there is no room for all of it.
 
         Appends wait for it, since they may cut it.
         """
@@ -380,10 +379,11 @@ class Upkeep:
         if not whole:
             async with self._state.writing:
                 whole = await self._in_thread(space.take_reserve)
-        if not whole and self._has_reserve:
-            logger.warning(
-                "log: the disk has no room for the reserve; free some",
-                bytes_missing=space.reserve_size - space.reserve_held,
-                directory=str(self._state.path.parent),
-            )
-        self._has_reserve = whole
+        self._state.options.conditions.set(
+            "disk_low", None if whole else _low(space, self._state.path.parent)
+        )
+
+
+def _low(space: Space, directory: Path) -> str:
+    missing = space.reserve_size - space.reserve_held
+    return f"the disk of {directory} has no room for {missing:,} bytes of the log's reserve"
