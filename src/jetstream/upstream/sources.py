@@ -270,10 +270,10 @@ class Sources:
             self._conditions.end_all(each.upstream.name)
 
     def _changed(self) -> None:
-        """Take note that a connection has begun or ended, or that there are other sources.
+        """Forget what was computed from the connections, which have changed: it is computed again when asked for.
 
-        Called by sources (`Link.changed`). What was computed from the connections is computed again when
-        it is asked for.
+        Called by a source when its connection has begun or ended (`Link.changed`), and when there are
+        other sources.
         """
         self._connected = None
         self._pds = float("-inf"), None
