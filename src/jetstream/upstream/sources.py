@@ -270,7 +270,7 @@ class Sources:
             self._conditions.end_all(each.upstream.name)
 
     def _changed(self) -> None:
-        """Forget what was computed from the connections, which have changed: it is computed again when asked for.
+        """Forget what was computed from the connections, which have changed. It is computed when asked for.
 
         Called by a source when its connection has begun or ended (`Link.changed`), and when there are
         other sources.
