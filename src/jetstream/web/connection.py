@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
         """Answer no more requests until the client has read its responses.
 
         Called by the event loop when the write buffer is above its limit. A response that is being made is
-        still written: it was promised, and there is one at most.
+        still written: there is one at most.
         """
         self._full = True
 
@@ -322,7 +322,7 @@ class Connection(asyncio.Protocol):
     def refuse(self, error: BadRequest) -> None:
         """Respond with one sentence, count and log the refusal, and end the connection.
 
-        What follows on the connection is not read: after an error, the start of the next request is not
+        What follows on the connection is discarded: after an error, the start of the next request is not
         known.
         """
         self._connections.count_refusal(error, self.peer)

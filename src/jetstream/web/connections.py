@@ -137,7 +137,7 @@ class Connections:
     def hold_body(self, size: int) -> bool:
         """Count a body until `release_body`, if there is room for it. Returns whether there is.
 
-        A body of 0 bytes always fits, unless the limit is exceeded already.
+        A body of 0 bytes always fits.
         """
         fits = self._body_bytes + size <= self.limits.pending_bytes_max
         self._body_bytes += size if fits else 0
