@@ -77,7 +77,7 @@ class Access:
     def check(self) -> None:
         """Use a new certificate if there is one. To be called now and then.
 
-        Nothing happens without TLS. Called every few seconds; it looks at the files' times only.
+        Nothing happens without TLS. Called about once a second; it looks at the files' times only.
         """
         if self.certificate is not None:
             self.certificate.check()

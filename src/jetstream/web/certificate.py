@@ -1,10 +1,10 @@
 """The certificate with which the server makes TLS handshakes, and how a new one comes into force.
 
-The files are looked at every few seconds, and at a SIGHUP. Connections that are open keep what they have. A
+The files are looked at once a second, and at a SIGHUP. Connections that are open keep what they have. A
 file that cannot be used changes nothing: the condition `certificate` says why until one can be. It also says
 that the certificate in force is about to expire.
 
-    check, every few seconds ──▶ have the files changed? ──▶ load ──▶ `context` of the next handshakes
+    check, once a second ──▶ have the files changed? ──▶ load ──▶ `context` of the next handshakes
                                                                └─ cannot be used: condition `certificate`
 
 The chain and the key are two files, which are never replaced at the same moment. Between the two they do
