@@ -34,7 +34,7 @@ EVENTS: Final = (
     *("/subscribe", "/v1/subscribe", PREFIX + SUBSCRIBE_EVENTS, "/events"),
     *("/explain", "/gaps", "/filters"),
 )
-# Open to all without `--operator-tokens`: load balancers and Prometheus read them.
+# Open to all without `--operator-tokens`: the page and Prometheus read them.
 FIGURES: Final = ("/metrics", "/status.json")
 # These have addresses of clients, and can disconnect them. So they are never open to all.
 SUBSCRIBERS: Final = ("/subscribers.json", "/subscribers/kick")
@@ -77,7 +77,8 @@ class Access:
     def check(self) -> None:
         """Use a new certificate if there is one. To be called now and then.
 
-        Nothing happens without TLS. Called about once a second; it looks at the files' times only.
+        Nothing happens without TLS. Called about once a second; it costs two system calls while the files
+        stay as they are.
         """
         if self.certificate is not None:
             self.certificate.check()

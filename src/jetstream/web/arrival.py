@@ -46,7 +46,7 @@ class Arrivals:
     `factory` returns the protocol of a connection. `context` returns what handshakes are made with now; None:
     connections have no TLS.
 
-    Read by the listener's tasks on the event loop, one task for each socket. Nothing is kept here between
+    Used by the listener's tasks on the event loop, one task for each socket. Nothing is kept here between
     two sockets.
     """
 
@@ -104,8 +104,8 @@ class Arrivals:
     async def _connect(self, sock: socket.socket, arrived: Arrived) -> None:
         """Make the handshake, if there is one, and give the socket its protocol. Raises OSError.
 
-        The socket is the transport's from then on, also where this raises. What a client leaves unread at
-        the end of TLS is waited for `close_timeout_s` seconds.
+        Once it returns, the socket belongs to the transport. At the end of TLS, the client has
+        `close_timeout_s` seconds to answer.
         """
         loop = asyncio.get_running_loop()
         if self._context is None:

@@ -7,8 +7,8 @@ that the certificate in force is about to expire.
     check, once a second ──▶ have the files changed? ──▶ load ──▶ `context` of the next handshakes
                                                                └─ cannot be used: condition `certificate`
 
-The chain and the key are two files, which are never replaced at the same moment. Between the two they do
-not belong together; the next look finds the second one.
+The chain and the key may be two files, which are not replaced at the same moment. In between they do not
+belong together, which is a condition until the next look finds the second one.
 """
 
 from __future__ import annotations

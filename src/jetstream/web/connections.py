@@ -30,8 +30,8 @@ from jetstream.web.guard import Denied
 from jetstream.web.http import BadRequest, Request
 from jetstream.web.pending import LingeringClose, Pending
 
-# What connections are ended with that hold the most for the longest, when all together hold too much. It
-# is passed to `refuse` and never raised, so one object is enough.
+# For the connection that has held bytes for the longest, when all together hold too much, and for a body
+# for which there is no room. It is passed to `refuse` and never raised, so one object is enough.
 OVERLOADED: Final = BadRequest(503, "overload", "there are too many unfinished requests: try again later")
 
 
@@ -120,7 +120,7 @@ class Connections:
         """Wait for the rest of a request, of which `size` bytes are held.
 
         The deadline counts from the first call since the connection was idle or running, and is not moved
-        by more bytes. Over `pending_bytes_max` for all clients, the connection that has waited the longest
+        by more bytes. Over `pending_bytes_max` for all clients, the one that has held bytes for the longest
         is refused.
         """
         self._idle.remove(connection)

@@ -38,7 +38,8 @@ class GapLog(Protocol):
     async def gaps(self, since_us: int, count_max: int) -> list[Gap]:
         """Return the oldest gaps since a time, rising.
 
-        Gaps found at `since_us` (unix microseconds) or later, at most `count_max` of them.
+        Those found at `since_us` (unix microseconds) or later: `count_max` of them, and all others of the
+        time of the last one. So the next page begins behind that time. Raises LogError.
         """
 
 
