@@ -225,6 +225,6 @@ class Connections:
             connection.abort()
 
 
+# The default of `changed`.
 def _nothing() -> None:
-    """Do nothing: the default of `changed`."""
     pass

@@ -349,8 +349,8 @@ def _enter(connection: Connection, *, replays: bool) -> Place:
     raise over_limit(replay)
 
 
+# The default of `changed`.
 def _nothing() -> None:
-    """Do nothing: the default of `changed`."""
     pass
 
 
