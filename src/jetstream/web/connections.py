@@ -67,7 +67,7 @@ class Connections:
     def __init__(self, metrics: Metrics, limits: WebLimits = WebLimits()) -> None:
         # Read by each connection, too.
         self.limits = limits
-        # Those whose input is discarded after their last response, and how fast.
+        # The connections whose input is discarded after their last response, and how fast.
         self.lingering = LingeringClose(limits)
         # Where refusals, evictions and failures are counted.
         self._metrics = metrics

@@ -41,7 +41,7 @@ class Sockets:
         self.buffer_bytes = buffer_bytes
         # Of WebSockets, streams and their ends.
         self.limits = limits
-        # Those whose input is discarded: after a failure, or as no input is expected.
+        # The sockets whose input is discarded: after a failure, or as no input is expected.
         self.lingering = LingeringClose(limits)
         # Gives the transports of slow clients what was gathered for them. All may be ready in the same turn.
         self.passing = Worker()
