@@ -126,12 +126,15 @@ def load(chain: Path, key: Path) -> ssl.SSLContext:
 
 
 def expiry(chain: Path) -> datetime:
-    """Return when a certificate that can be used expires.
+    """Return when a certificate expires: the first one in the file, which is the server's own.
 
-    Of the first certificate in the file, which is the server's own. `load` has read the same file without
-    an error.
+    Raises SettingError: OpenSSL takes some forms that this does not, and the file may have changed.
     """
-    return x509.load_pem_x509_certificates(chain.read_bytes())[0].not_valid_after_utc
+    try:
+        return x509.load_pem_x509_certificates(chain.read_bytes())[0].not_valid_after_utc
+    except (OSError, ValueError) as error:
+        problem = f"has no certificate in PEM whose end can be read: {error}"
+        raise SettingError("--tls-cert", str(chain), problem) from error
 
 
 def _no_password() -> str:

@@ -23,7 +23,7 @@ def urls(settings: Settings, port: int, *, tls: bool, serves: bool = True) -> di
     endpoints to subscribe. A listener of its own for metrics has no TLS.
     """
     listening, metrics_listening = settings.listen, settings.metrics_listen
-    base = f"{listening.host or 'localhost'}:{port}"
+    base = Address(listening.host or "localhost", port)
     ws, http = ("wss", "https") if tls else ("ws", "http")
     subscribe = {"subscribe": f"{ws}://{base}/subscribe", "client_libraries": f"{ws}://{base}/v1/subscribe"}
     metrics = (
