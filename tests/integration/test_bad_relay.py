@@ -327,7 +327,21 @@ async def test_a_socket_that_closes_at_once_is_explained_once(relay: Relay, star
         await start()
         await relay.wait_accepted(4)
     (line,) = (line for line in logs if line["event"] == "upstream: connection closed")
+    assert line["reason"] == "1000 bye"
     assert "no frame came" in line["hint"]
+
+
+async def test_a_connection_that_ends_without_a_close_frame_is_said_to_do_so(
+    relay: Relay, start: Start
+) -> None:
+    relay.script.append(send(commit(1), wait=False))
+    with capture_logs() as logs:
+        await start()
+        await relay.wait_accepted(2)
+    lines = [line for line in logs if line["event"].startswith("upstream: connection ")]
+    assert lines
+    for line in lines:
+        assert line.get("error") or line["reason"] == "no close frame came"
 
 
 # Secrets

@@ -179,7 +179,8 @@ class Reconnecting(ABC):
             self._logger.warning("upstream: connection failed", error=error)
         else:
             more = {} if inbox.any_came else {"hint": hint}
-            self._logger.info("upstream: connection closed", reason=inbox.reason, **more)
+            reason = inbox.reason or "no close frame came"
+            self._logger.info("upstream: connection closed", reason=reason, **more)
 
     def _on_flood(self, kind: str) -> None:
         self._metrics.floods[kind].inc()
