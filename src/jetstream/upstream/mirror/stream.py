@@ -219,15 +219,15 @@ def read_message(
     except Exception as error:  # noqa: BLE001 - whatever a parser was not made for
         found = "unforeseen"
         taken.problem = f"{type(error).__name__}: {error}"[:_PROBLEM_CHARS_MAX]
-    if isinstance(found, str):
-        taken.note("unknown")
-        taken.drop(found)
-        return None
+    if isinstance(found, Message):
+        taken.note(_TYPES.get(found.event.kind, "commit"))
+        for reason in found.drops:
+            taken.drop(reason)
+        return found
     if isinstance(found, Notice):
         taken.note(found.type)
         taken.notices.append(found)
-        return None
-    for reason in found.drops:
-        taken.drop(reason)
-    taken.note(_TYPES.get(found.event.kind, "commit"))
-    return found
+    else:
+        taken.note("unknown")
+        taken.drop(found)
+    return None
