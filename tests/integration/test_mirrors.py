@@ -34,6 +34,8 @@ from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, Event
 from jetstream.settings import Settings
 from jetstream.settings.values import LogUrl
+from jetstream.upstream.mirror.source import MirrorSource
+from jetstream.upstream.mirror.stream import Taken
 from jetstream.upstreams import SUBSCRIBE_EVENTS_PATH, Upstream
 
 V2 = SUBSCRIBE_EVENTS_PATH
@@ -735,6 +737,22 @@ async def test_an_upstream_that_only_sends_errors_is_asked_ever_more_rarely(
     may_send.set()
     await until(lambda: below.log.statistics().events == 1)
     assert source._attempts == 0
+
+
+async def test_an_error_of_a_parser_is_told_and_does_not_count_as_use(scripted: Jetstream, run: Run) -> None:
+    """No message is known that causes one."""
+    below = await run("below", mirrored(scripted), retention=10**9)
+    [source] = below.intake.sources
+    assert isinstance(source, MirrorSource)
+    source._attempts = 3
+    taken = Taken(problem="KeyError: 'a'")
+    taken.drop("unforeseen")
+    with capture_logs() as lines:
+        source._count(taken)
+    [line] = [line for line in lines if "an error in this server" in line["event"]]
+    assert (line["problem"], line["log_level"]) == ("KeyError: 'a'", "warning")
+    assert source._attempts == 3
+    assert (await figures(below.port))['jetstream_dropped_total{reason="unforeseen"}'] == 1
 
 
 async def test_a_stream_that_is_said_to_begin_in_the_future_is_no_gap(scripted: Jetstream, run: Run) -> None:
