@@ -44,8 +44,8 @@ test: $(READY) ## Run the test suite on all cores: under four minutes
 	@echo "test: running the suite with pytest"
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal --deselect $(IMAGE_TESTS) $(ARGS)
 
-test-integration: $(READY) ## Test with programs of other projects: clients, a browser, databases, proxies; load; kills; the image
-	@$(BIN)/pytest tests/foreign tests/load tests/crash $(IMAGE_TESTS) $(ARGS)
+test-integration: $(READY) ## Test with programs of other projects: clients, a browser, databases, proxies; commands; load; kills; the image
+	@$(BIN)/pytest tests/foreign tests/processes tests/load tests/crash $(IMAGE_TESTS) $(ARGS)
 
 lint: $(READY) ## Check style, import directions and types
 	$(BIN)/ruff check

@@ -320,6 +320,7 @@ class Service:
         while True:
             await asyncio.sleep(self._limits.runtime.watch_every_s)
             self._check_clock()
+            self._check_full()
             if (intake := self._reading) is not None:
                 intake.check()
             self.endpoints.did_lists.expire()
@@ -331,6 +332,10 @@ class Service:
         now_us, clock = self._clock(), self._clock
         reason = clock_reason(self.reader.tip, now_us, clock.ignored_us, self.settings.clock_settle)
         self.conditions.set("clock", reason)
+
+    def _check_full(self) -> None:
+        if self._serves and self.settings.max_subscribers:  # 0: none is wanted
+            self.conditions.set("full", self.subscribe.full)
 
     async def _listen(self) -> None:
         """Open the listeners, and say where everything is."""

@@ -18,7 +18,9 @@ from jetstream.logging_setup import Throttled
 # What each condition means, for the log lines.
 CONDITIONS: Final = {
     "log_unwritable": "the log cannot be written",
+    "disk_low": "the disk is nearly full",
     "clock": "the newest event is ahead of the clock, or the clock has stepped",
+    "full": "there is no room for another subscriber",
     "wal": "the write-ahead log is over its bound",
     "damage": "the log has a damaged part",
     "writer_gone": "the process that writes the log is gone",
@@ -26,6 +28,7 @@ CONDITIONS: Final = {
     "process": "a process of the server is not ready",
     "not_leading": "this process would not lead if the one that writes the log were gone",
     "frames_not_taken": "frames come from upstream, and none of them is taken",
+    "upstream_stuck": "an error of the server itself keeps ending the connection to an upstream",
     "messages_unverified": "most messages come from accounts whose key is not known",
     "messages_refused": "most messages are refused",
     "keys_unavailable": "no PLC directory answers, so signing keys that are not known yet cannot be had",
@@ -41,7 +44,9 @@ CONDITIONS: Final = {
 # What the operator can do about each, for `/status.json` and the log.
 HINTS: Final = {
     "log_unwritable": "free space on the disk of --data-dir, or lower --retention-bytes",
+    "disk_low": "free space on the disk of --data-dir, or lower --retention-bytes, before it is full",
     "clock": "set the clock right; `jetstream log rebase-time` is for a log that is ahead of it",
+    "full": "raise --max-subscribers and the limit of open files, or start another server",
     "wal": "end the other program that has the log's file open, such as a backup or the sqlite3 shell",
     "damage": "check the disk; `jetstream log check` says what is lost, `jetstream log repair` removes it",
     "writer_gone": "start a server with --role ingest on the same log; subscribers keep their place",
@@ -49,6 +54,7 @@ HINTS: Final = {
     "log_unreadable": "check the database, or the disk and that this user may write the log's directory",
     "not_leading": "do what the reason says; another process may lead meanwhile",
     "frames_not_taken": "look at jetstream_dropped for the reason; if it goes on, read another relay",
+    "upstream_stuck": "report the traceback in the log; a higher --upstream-cursor passes the message over",
     "messages_unverified": "check that this machine reaches --plc-url, or run `jetstream keys import`",
     "messages_refused": "look at jetstream_verify for the reason; if it goes on, read another relay",
     "keys_unavailable": "check that this machine reaches --plc-url, or name more directories",
@@ -102,7 +108,7 @@ class Conditions:
     def end(self, name: str, upstream: str = "") -> None:
         """End a condition, and log that; does nothing if it does not hold."""
         if self.reasons.pop(key(name, upstream), None) is not None:
-            event = f"recovered: {CONDITIONS[name]}"
+            event = f"recovered from: {CONDITIONS[name]}"
             self._logger.info(event, condition=name, **({"upstream": upstream} if upstream else {}))
 
     def end_all(self, upstream: str) -> None:

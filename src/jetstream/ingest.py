@@ -14,8 +14,10 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Final
 
+import structlog
+
 from jetstream.conditions import Conditions
-from jetstream.errors import LogUnwritable
+from jetstream.errors import JetstreamError, LogUnwritable, NotStored
 from jetstream.eventlog import UPSTREAM_GAP, Changes, Gap, LogWriter, SourceCursor
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
@@ -23,6 +25,8 @@ from jetstream.model.event import Event
 from jetstream.upstream.pipeline import DecodedBatch
 
 RETRY_S: Final = 1.0  # between two attempts while the disk refuses
+
+logger = structlog.get_logger(__name__)
 
 
 class Stamper:
@@ -172,6 +176,11 @@ class Ingest:
                     "log_unwritable", f"{error}: upstream is held until the log can be written"
                 )
                 await asyncio.sleep(RETRY_S)
+            except JetstreamError:
+                raise
+            except Exception as error:  # what the log has is not known: a source must not go on
+                logger.exception("log: a batch was not stored, by an error of the server itself")
+                raise NotStored(f"a batch was not stored: {error!r}") from error
             else:
                 break
         self._unstored = None

@@ -70,7 +70,7 @@ KEY_REFRESH_CAUSES: Final = ("announced", "age")
 # Why a process that verifies was replaced: it ended by itself, did not answer, or did not start.
 WORKER_ENDS: Final = ("died", "hung", "not_started")
 GAP_CAUSES: Final = ("commit", "sync")
-FAILURES: Final = ("request", "message", "feed")
+FAILURES: Final = ("request", "message", "feed", "upstream")
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 # A commit takes 30 to 170 µs, unless it waits for upkeep or for the disk.
 COMMIT_SECONDS: Final = (0.0001, 0.00025, *SECONDS)
@@ -108,6 +108,7 @@ class UpstreamMetrics:
     frames: Children[Counter]
     drops: Children[Counter]
     floods: Children[Counter]
+    faults: Counter  # of all upstreams: `Metrics.failures`
 
     def count_frames(self, types: Mapping[str, int], drops: Mapping[str, int], too_big: int) -> None:
         """Count a run of frames: how many of each type, what was dropped, and truncated commits."""
@@ -226,6 +227,7 @@ class Metrics:
             frames=Children(self._frames, frame_types, name),
             drops=Children(self._drops, drop_reasons, name),
             floods=Children(self._floods, FLOOD_KINDS, name),
+            faults=self.failures["upstream"],
         )
 
     def keys(self, failures: Iterable[str]) -> KeyMetrics:

@@ -30,7 +30,7 @@ from websockets.exceptions import ConnectionClosed
 
 from jetstream.limits import WebLimits
 from jetstream.settings import parse_networks
-from jetstream.supervisor.channel import Message
+from jetstream.supervisor.channel import ChannelMessage
 from jetstream.supervisor.failures import ProcessFailed
 from jetstream.supervisor.supervisor import Supervisor
 from jetstream.supervisor.view import SNAPSHOT
@@ -256,7 +256,7 @@ async def told(server: Supervisor, connections: int, subscribers: int) -> None:
     await until(lambda: sum(server._shared._subscribers.values()) == subscribers)
     await until(lambda: server._sharing is None)
     for edge in server.edges:  # messages are taken in order
-        await edge.ask(Message(SNAPSHOT), PATIENCE_S)
+        await edge.ask(ChannelMessage(SNAPSHOT), PATIENCE_S)
 
 
 UPGRADE = (

@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 
 import pytest
 from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, Route, expect
 from tests.builders import DID, REV, Op, account, commit, create, delete, identity, like
 from tests.edges import ended_by, serving
 from tests.foreign.browser import PATIENCE_MS, Tab, looking
 from tests.foreign.conftest import missing
 from tests.programs import program
-from tests.relay import Relay
+from tests.relay import Relay, refuse
 from tests.serving import LOOPBACK, Start, published, running, until
 
 from jetstream.app import Service
@@ -115,6 +115,29 @@ class TestFigures:
             re.compile("lag events are .* old.*What to do: wait")
         )
         await expect(tab.page.get_by_role("banner").get_by_role("status")).to_have_text("not ready")
+
+    async def test_the_lag_of_an_upstream_that_is_gone_is_not_known(
+        self, tab: Tab, upstream: Upstream, relay: Relay
+    ) -> None:
+        row = tab.page.get_by_role("region", name="Upstreams").get_by_role("table").get_by_role("row").nth(1)
+        upstream.post("one")
+        await expect(row.get_by_role("cell").nth(1)).not_to_have_text("\N{EN DASH}")
+        relay.script.extend(refuse(503) for _ in range(100))
+        await relay.cut()
+        await expect(row).to_contain_text("reconnecting")
+        await expect(row.get_by_role("cell").nth(1)).to_have_text("\N{EN DASH}")
+
+    async def test_one_problem_is_shown_once(self, tab: Tab) -> None:
+        async def full_disk(route: Route) -> None:
+            response = await route.fetch()
+            check = {"check": "log_unwritable", "text": "the log cannot be written", "hint": "free space"}
+            reason = {"condition": "log_unwritable", "text": "the disk is full", "hint": "free space"}
+            await route.fulfill(json=await response.json() | {"not_ready": [check], "reasons": [reason]})
+
+        await tab.page.route("**/status.json", full_disk)
+        reasons = tab.page.get_by_role("list", name="What is wrong, and what to do")
+        await expect(reasons.get_by_role("listitem")).to_have_count(1)
+        await expect(reasons.get_by_role("listitem")).to_contain_text("log_unwritable the disk is full")
 
     async def test_it_links_to_what_programs_read(self, tab: Tab) -> None:
         links = tab.page.get_by_role("navigation", name="Endpoints").get_by_role("link")

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.builders import DID as ALICE
 from tests.builders import LIKE, account, commit, create, delete, identity
-from tests.programs import program
 from tests.relay import Relay, numbered
 from tests.scripted import (
     EVENTS,
@@ -40,7 +37,6 @@ from jetstream.app import Service
 from jetstream.client import ClientLimits, NotJetstream, Refused, subscribe
 from jetstream.settings import Address, Settings
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 BOB = "did:web:bob.example"
 POST = "app.bsky.feed.post"
 FOLLOW = "app.bsky.graph.follow"
@@ -269,24 +265,3 @@ class TestOverAnyServer:
             await fail()
         await until(lambda: jetstream.closed)
         assert len(jetstream.queries) == 1
-
-
-class TestExamples:
-    async def test_posts_are_printed(self, relay: Relay, start: Start) -> None:
-        post = create(f"{POST}/one", {"text": "grüß dich\n"})
-        relay.publish(numbered([identity(1), commit(2, [delete(post.path)]), commit(3, [post])]))
-        service = await start(upstream_cursor=0)
-        url = f"127.0.0.1:{service.port}?cursor=0"
-        async with program(sys.executable, EXAMPLES / "print_posts.py", url) as printing:
-            assert await printing.line() == f"at://{ALICE}/{POST}/one 'grüß dich\\n'\n"
-
-    async def test_a_count_resumes_where_it_stopped(self, relay: Relay, start: Start, tmp_path: Path) -> None:
-        relay.publish(numbered([commit(1), commit(2)]))
-        service = await start(upstream_cursor=0)
-        arguments: list[str | Path] = [tmp_path / "likes.json", f"127.0.0.1:{service.port}?cursor=0"]
-        example = EXAMPLES / "resume_where_it_stopped.py"
-        async with program(sys.executable, example, *arguments) as counting:
-            assert await counting.lines(2) == ["1\n", "2\n"]
-        relay.publish(numbered([commit(3)]))
-        async with program(sys.executable, example, *arguments) as counting:
-            assert await counting.line() == "3\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,21 +11,12 @@ from typing import Any
 
 import pytest
 from tests.builders import DID as ALICE
-from tests.programs import program
 from tests.scripted import EVENTS, Jetstream, Sleeps, close_after, cut_after, raws, refusal, send_just
 from tests.serving import until
 from websockets.asyncio.server import ServerConnection
 
 from jetstream.client import ClientLimits, FileCursor, Message, Refused, StoreError, subscribe_sync
 from jetstream.errors import InvalidParameter
-
-SCRIPT = """
-import sys
-from jetstream.client import FileCursor, subscribe_sync
-
-for event in subscribe_sync(sys.argv[1], cursor=0, store=FileCursor(sys.argv[2])):
-    print(event.time_us, flush=True)
-"""
 
 # How a server sees a client that leaves while more events come: where its socket holds some that it has not
 # read, the kernel sends a reset, which may overtake its close frame.
@@ -157,48 +147,6 @@ async def test_a_slow_loop_stops_the_reader(jetstream: Jetstream) -> None:
     assert sent < len(large)
     rest = await in_thread(lambda: list(events))
     assert [event.time_us for event in [first, *rest]] == list(range(1, 301))
-
-
-async def test_it_works_where_an_event_loop_runs_already(jetstream: Jetstream) -> None:
-    """As in a notebook. The server of this test is on this very loop, so a thread of its own serves."""
-    script = """
-import asyncio, sys
-from jetstream.client import subscribe_sync
-
-async def cell():
-    print([event.time_us for event in subscribe_sync(sys.argv[1], cursor=0, limit=3)])
-
-asyncio.run(cell())
-"""
-    async with program(sys.executable, "-c", script, jetstream.url) as notebook:
-        assert await notebook.line() == "[10, 20, 30]\n"
-
-
-async def test_ctrl_c_ends_a_script_that_waits_and_its_position_is_saved(
-    jetstream: Jetstream, tmp_path: Path
-) -> None:
-    store = tmp_path / "x.cursor"
-    async with program(sys.executable, "-c", SCRIPT, jetstream.url, store) as script:
-        assert len(await script.lines(30)) == 30
-        await until(lambda: FileCursor(store).load() == 301)  # it waits for the next event
-        script.interrupt()
-        code, _, err = await script.ended()
-    assert code != 0
-    assert err.rstrip().endswith("KeyboardInterrupt")
-    assert "Exception ignored" not in err
-    await until(lambda: jetstream.closed)
-    assert jetstream.closed == [1000]
-
-
-async def test_a_script_that_ends_closes_its_connection(jetstream: Jetstream) -> None:
-    script = (
-        "import sys; from jetstream.client import subscribe_sync as s; e = s(sys.argv[1], cursor=0); next(e)"
-    )
-    async with program(sys.executable, "-c", script, jetstream.url) as running:
-        code, _, err = await running.ended()
-    assert (code, err) == (0, "")
-    await until(lambda: jetstream.closed)
-    assert jetstream.closed[0] in LEFT
 
 
 def test_arguments_are_checked_at_once_and_nothing_is_started(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -378,25 +377,3 @@ def test_a_directory_that_cannot_be_written_is_named(public: bytes, source: Sour
     (tmp_path / "file").touch()
     with pytest.raises(DictionaryError, match="cannot be written"):
         fetch(tmp_path / "file", source.url, NO_WHEEL)
-
-
-@pytest.mark.usefixtures("_no_pip")
-async def test_the_command_fetches_and_says_where_to_or_why_not(
-    public: bytes, source: Source, tmp_path: Path
-) -> None:
-    command = (sys.executable, "-m", "jetstream", "dictionary", "fetch", "--data-dir", str(tmp_path))
-
-    async def run() -> tuple[int | None, str, str]:
-        process = await asyncio.create_subprocess_exec(
-            *command, "--url", source.url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        out, problem = await process.communicate()
-        return process.returncode, out.decode(), problem.decode()
-
-    source.status = 404
-    status, out, problem = await run()
-    assert (status, out) == (1, "")
-    assert problem.startswith("jetstream: the public zstd dictionary cannot be fetched: http://127.0.0.1")
-    assert problem.count("\n") == 1
-    source.status, source.body = 200, public
-    assert await run() == (0, f"the public zstd dictionary is in {tmp_path / FILE}\n", "")

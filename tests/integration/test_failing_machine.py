@@ -1,4 +1,4 @@
-"""A machine that fails: its clock is wrong, its disk is full, its files are lost or damaged."""
+"""A machine that fails: its clock is wrong, its files are lost or damaged."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 from tests.builders import commit, like
-from tests.full_disk import fill, small_disk
 from tests.relay import Relay, numbered
-from tests.serving import LOOPBACK, Start, figures, health, process, published, running, until
+from tests.serving import LOOPBACK, Start, figures, health, published, running, until
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
@@ -171,21 +170,3 @@ async def test_a_lost_database_is_a_warning(relay: Relay, tmp_path: Path, start:
     (line,) = [line for line in lines if "starting a new one" in line["event"]]
     assert line["log_level"] == "warning"
     assert service.log.tip >= tip
-
-
-async def test_a_disk_that_another_program_fills_is_waited_for(relay: Relay, tmp_path: Path) -> None:
-    relay.publish(frames(1, 20))
-    with small_disk(tmp_path / "disk", "16m") as disk:
-        async with process(relay.url, disk / "data", "--upstream-cursor", "0") as server:
-            async with subscribe(server.port, cursor=1) as subscriber:
-                before = await subscriber.events(20)
-                filler = fill(disk)
-                relay.publish(frames(21, 2_000))
-                await server.says("degraded: the log cannot be written")
-                assert (await health(server.port))[0] == 503
-                async with subscribe(server.port, cursor=1, queue=2_000) as reader:
-                    assert await reader.events(20) == before
-                filler.unlink()
-                await server.says("recovered: the log cannot be written")
-                assert len(await subscriber.events(1_980)) == 1_980
-            assert (await health(server.port))[0] == 200

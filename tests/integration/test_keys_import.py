@@ -1,20 +1,15 @@
-"""`jetstream keys import`, and following a directory."""
+"""Reading the export of a directory, and following it."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import orjson
 import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
-from tests.full_disk import fill, small_disk
 from tests.plc import PlcExport, http_server
-from tests.programs import Program, program
 from tests.serving import until
 from tests.unit.identity.accounts import did_of, key_of
 
@@ -44,20 +39,6 @@ async def read_to_end(port: int, cache: KeyCache, slept: list[float] | None = No
         await fetcher.close()
 
 
-@asynccontextmanager
-async def importing(path: Path, port: int) -> AsyncIterator[Program]:
-    url = f"http://127.0.0.1:{port}"
-    command = (sys.executable, "-m", "jetstream", "keys", "import", "--plc-url", url, "--data-dir", path)
-    async with program(*command) as running:
-        yield running
-
-
-async def keys_in(path: Path, numbers: range) -> list[int]:
-    """Return the accounts whose key is in the file, and is right."""
-    async with KeyCache(KeyStore(path)) as cache:
-        return [number for number in numbers if await has(cache, number)]
-
-
 async def has(cache: KeyCache, number: int) -> bool:
     await cache.load([did_of(number)])
     held = cache.get(did_of(number))
@@ -70,65 +51,22 @@ async def cache(tmp_path: Path) -> AsyncIterator[KeyCache]:
         yield cache
 
 
-class TestTheCommand:
-    async def test_it_fetches_all_keys_and_the_next_run_what_is_new(self, tmp_path: Path) -> None:
-        plc = PlcExport(2_500, 1_000)
-        async with http_server(plc.handle) as port:
-            async with importing(tmp_path, port) as command:
-                code, _, log = await command.ended()
-            assert code == 0
-            assert '"operations": 2500' in log
-            assert await keys_in(tmp_path, range(1, 2_502)) == list(range(1, 2_501))
-            plc.operations = 2_501
-            async with importing(tmp_path, port) as command:
-                code, _, _ = await command.ended()
-            assert code == 0
-        assert await keys_in(tmp_path, range(2_501, 2_502)) == [2_501]
-        assert plc.asked == ["0", "1000", "2000", "2500", "2501"]
+async def test_an_error_of_the_server_itself_does_not_end_following(cache: KeyCache) -> None:
+    class Faulty:
+        async def get(self, _url: str, _bytes_max: int, _timeout_s: float) -> bytes:
+            raise OverflowError("too large")
 
-    async def test_it_says_how_many_lines_cannot_be_read(self, tmp_path: Path) -> None:
-        plc = PlcExport(3, 1_000)
-        plc.replies = [web.Response(body=b"\n".join([plc.line(1), b"<br>", b"{}", plc.line(2)]))]
-        async with http_server(plc.handle) as port, importing(tmp_path, port) as command:
-            code, _, log = await command.ended()
-        assert code == 0
-        warning, last = map(orjson.loads, log.splitlines()[-2:])
-        assert (warning["lines"], warning["example"]) == (2, "b'{}': is no operation of a did:plc")
-        assert (last["operations"], last["unreadable"]) == (5, 2)
-        assert last["event"] == "all signing keys are there, except those in lines that cannot be read"
+    async def sleep(_seconds: float) -> None:
+        if len(problems) == 2:
+            raise asyncio.CancelledError
 
-    async def test_a_full_disk_ends_it_and_the_next_run_goes_on(self, tmp_path: Path) -> None:
-        plc = PlcExport(12_000, 1_000)
-        with small_disk(tmp_path / "disk", "6m") as disk:
-            filler = fill(disk, leave=300_000)
-            async with http_server(plc.handle) as port:
-                async with importing(disk, port) as command:
-                    code, _, log = await command.ended()
-                assert code == 1
-                assert log.splitlines()[-1].endswith(
-                    "keys.sqlite3: database or disk is full: free some space and run the command again"
-                )
-                filler.unlink()
-                async with importing(disk, port) as command:
-                    code, _, log = await command.ended()
-            assert code == 0
-            assert '"operations": 12000' in log
-
-    async def test_after_an_interrupt_it_goes_on(self, tmp_path: Path) -> None:
-        plc = PlcExport(2_500, 1_000)
-        plc.answered = 1
-        async with http_server(plc.handle) as port:
-            async with importing(tmp_path, port) as command:
-                await plc.waiting.wait()
-                command.interrupt()
-                code, _, log = await command.ended()
-            assert code == 130
-            assert "interrupted: run the command again to go on" in log
-            plc.answered = None
-            async with importing(tmp_path, port) as command:
-                assert (await command.ended())[0] == 0
-        assert plc.asked == ["0", "1000", "1000", "2000"]
-        assert await keys_in(tmp_path, range(1, 2_501)) == list(range(1, 2_501))
+    problems: list[str] = []
+    follower = Follower("http://127.0.0.1", Faulty(), cache, LIMITS, sleep=sleep)
+    with pytest.raises(asyncio.CancelledError), capture_logs() as lines:
+        await follower.run(problems.append)
+    assert len(problems) == 2
+    assert "OverflowError('too large')" in problems[0]
+    assert [line["log_level"] for line in lines] == ["error"]
 
 
 async def test_what_is_no_directory_ends_an_import_at_once(cache: KeyCache) -> None:

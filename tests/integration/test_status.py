@@ -120,3 +120,19 @@ async def test_the_log_tells_the_figures_now_and_then(relay: Relay, start: Start
     told = next(line for line in lines if line["event"] == "figures")
     assert told["upstreams"] == "1 of 1 connected"
     assert told["log_level"] == "info"
+
+
+async def test_a_full_server_says_so_until_there_is_room(start: Start) -> None:
+    service = await start(max_subscribers=1, limits=QUICK)
+    conditions = service.conditions.reasons
+    async with event_stream(service.port):
+        await until(lambda: "full" in conditions)
+        (reason,) = json.loads((await get(service.port, "/health"))[1])["reasons"]
+        assert reason == "1 subscribers are connected, and that is the limit"
+    await until(lambda: "full" not in conditions)
+
+
+async def test_a_server_that_is_to_have_no_subscribers_is_not_full(start: Start) -> None:
+    service = await start(max_subscribers=0, limits=QUICK)
+    service._check_full()
+    assert service.conditions.reasons == {}

@@ -1,10 +1,7 @@
-"""What users get for their own tests, and the example that shows it."""
+"""What users get for their own tests."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,20 +10,6 @@ from tests import subscriber
 from jetstream.testing import SimulatedNetwork, jetstream, network, serving_jetstream, simulated_network
 
 __all__ = ["jetstream", "network"]
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "test_my_consumer.py"
-
-
-async def test_the_example_passes() -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLE)),
-        *("-o", "asyncio_mode=strict"),
-        stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"NO_COLOR": "1"},
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
-    assert b"3 passed" in output
 
 
 async def test_a_jetstream_serves_the_events_of_the_network(

@@ -1,4 +1,4 @@
-"""The fixtures of the integration tests. What is here takes many clients, or much data."""
+"""The fixtures of the integration tests. What is here takes many clients, much data, or attacks."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def test_a_condition_is_logged_when_it_begins_and_when_it_ends() -> None:
     assert conditions.reasons == {}
     assert [(line["log_level"], line["event"], line["condition"]) for line in lines] == [
         ("warning", f"degraded: {CONDITIONS['clock']}", "clock"),
-        ("info", f"recovered: {CONDITIONS['clock']}", "clock"),
+        ("info", f"recovered from: {CONDITIONS['clock']}", "clock"),
     ]
     assert lines[0]["reason"] == "an hour ahead"
 
@@ -61,4 +61,4 @@ def test_a_condition_that_begins_and_ends_again_and_again_is_two_lines_a_minute(
         for _ in range(50):
             conditions.begin("frames_not_taken", "why", "a")
             conditions.end("frames_not_taken", "a")
-    assert [line["event"].partition(":")[0] for line in lines] == ["degraded", "recovered"]
+    assert [line["event"].partition(":")[0] for line in lines] == ["degraded", "recovered from"]

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from http.client import HTTPException
 from typing import Annotated, Final
-from urllib.error import HTTPError
-from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 import orjson
 from cyclopts import Parameter
@@ -24,17 +20,13 @@ from jetstream.doctor.finding import Finding, well
 from jetstream.doctor.firehose import judge, judge_clock
 from jetstream.doctor.log import check_log, read_extent
 from jetstream.doctor.probe import look_at
+from jetstream.doctor.running import check_running, is_jetstream
 from jetstream.roles import reads_upstream
 from jetstream.settings import Address, Settings, refuse_file, similar_variable, unused_variables
 from jetstream.upstreams import Upstream, all_upstreams
 
 EXIT_TO_CHANGE: Final = 1
 UPSTREAMS_MAX: Final = 50  # that are asked, of thousands that a file may have
-_HEALTH_TIMEOUT_S: Final = 2.0
-# It is this machine, whose certificate is for its public name.
-_TLS: Final = ssl.create_default_context()
-_TLS.check_hostname, _TLS.verify_mode = False, ssl.CERT_NONE
-_direct: Final = build_opener(ProxyHandler({}), HTTPSHandler(context=_TLS))
 
 
 def doctor(
@@ -72,6 +64,7 @@ def examine(settings: Settings, is_ours: Callable[[Address], bool] | None = None
         yield from _check_upstreams(upstreams)
     yield from _check_log(settings)
     yield from machine.check_ports(settings, is_ours or is_jetstream)
+    yield from check_running(settings.listen)
     yield machine.check_files(settings, len(upstreams))
     if settings.edges:
         yield machine.judge_cores(settings.edges, os.cpu_count() or 1)
@@ -105,25 +98,6 @@ def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
     for name in unknown:
         if meant := similar_variable(name):
             yield Finding("settings", "warn", f"{name} is unknown, and ignored", f"did you mean {meant}?")
-
-
-def is_jetstream(address: Address) -> bool:
-    """Return whether a server of ours answers at an address."""
-    host = f"[{address.host}]" if ":" in address.host else address.host or "127.0.0.1"
-    return any(_names_itself(f"{scheme}://{host}:{address.port}/health") for scheme in ("http", "https"))
-
-
-def _names_itself(url: str) -> bool:
-    """Return whether the response of a server, whatever it says, names a Jetstream."""
-    try:
-        with _direct.open(url, timeout=_HEALTH_TIMEOUT_S) as response:
-            server = response.headers.get("Server", "")
-    except HTTPError as error:
-        with error:
-            server = error.headers.get("Server", "")
-    except (OSError, HTTPException, ValueError):
-        return False
-    return str(server).startswith("jetstream/")
 
 
 def _print(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -93,8 +94,15 @@ def check_speed(settings: Settings) -> Finding:
             "speed",
             "fail",
             f"{directory} cannot be written: {error.strerror}",
-            f"let user {os.geteuid()} write there, or choose another --data-dir",
+            _write_hint(error),
         )
+
+
+def _write_hint(error: OSError) -> str:
+    """Return what to do about a directory that cannot be written."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return "free some space: a server holds upstream, and stores nothing, until there is some"
+    return f"let user {os.geteuid()} write there, or choose another --data-dir"
 
 
 def sync_ms(directory: Path) -> float:

@@ -32,7 +32,7 @@ _NO_ANSWER: Final = "no answer"
 _FULL: Final = "too much waits to be sent"
 
 
-class Message(NamedTuple):
+class ChannelMessage(NamedTuple):
     """A message: what kind it is, its fields, and bytes that belong to it."""
 
     kind: str
@@ -53,10 +53,10 @@ class ChannelError(Exception):
 class Peer(Protocol):
     """What one end of a channel does with what comes."""
 
-    def told(self, message: Message) -> None:
+    def told(self, message: ChannelMessage) -> None:
         """Take a message that is not answered."""
 
-    def asked(self, message: Message) -> Awaitable[Message]:
+    def asked(self, message: ChannelMessage) -> Awaitable[ChannelMessage]:
         """Return the answer to a question. Its kind and number do not matter."""
 
     def lost(self) -> None:
@@ -73,7 +73,7 @@ class Channel(asyncio.Protocol):
         # The beginning of a message that is not complete.
         self._incoming = bytearray()
         # The answers that are awaited, by the number of their question.
-        self._awaited: dict[int, asyncio.Future[Message]] = {}
+        self._awaited: dict[int, asyncio.Future[ChannelMessage]] = {}
         self._numbers = count(1)
         # Questions of the other end that are being answered.
         self._answering: set[asyncio.Task[None]] = set()
@@ -110,11 +110,11 @@ class Channel(asyncio.Protocol):
 
     def tell(self, kind: str, fields: Mapping[str, Any] | None = None, body: bytes = b"") -> None:
         """Send a message that is not answered. Nothing happens once the channel has ended."""
-        self._send(Message(kind, fields or {}, body))
+        self._send(ChannelMessage(kind, fields or {}, body))
 
     async def ask(
         self, kind: str, fields: Mapping[str, Any] | None = None, body: bytes = b"", *, within_s: float
-    ) -> Message:
+    ) -> ChannelMessage:
         """Send a question, and return its answer. Raises ChannelError."""
         if self._transport is None:
             raise ChannelError("the process has ended")
@@ -125,9 +125,9 @@ class Channel(asyncio.Protocol):
         number = next(self._numbers)
         future = self._awaited[number] = asyncio.get_running_loop().create_future()
         try:
-            self._send(Message(kind, fields or {}, body, number))
+            self._send(ChannelMessage(kind, fields or {}, body, number))
             async with asyncio.timeout(within_s):
-                answer: Message = await future
+                answer: ChannelMessage = await future
                 return answer
         except TimeoutError:
             raise ChannelError(f"there was no answer within {within_s:g} s") from None
@@ -151,7 +151,7 @@ class Channel(asyncio.Protocol):
         most, transport = self._limits.unsent_bytes_max // 2, self._transport
         return transport is not None and transport.get_write_buffer_size() > most
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: ChannelMessage) -> None:
         """Send a message. A peer that reads so little does not work: then the channel ends."""
         transport = self._transport
         if transport is None or transport.is_closing():
@@ -161,7 +161,7 @@ class Channel(asyncio.Protocol):
         else:
             transport.write(message.encode())
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: ChannelMessage) -> None:
         if message.kind in (_ANSWER, _NO_ANSWER):
             future = self._awaited.get(message.number)  # None: it was awaited for too long
             if future is None or future.done():
@@ -179,7 +179,7 @@ class Channel(asyncio.Protocol):
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
 
-    async def _answer(self, question: Message) -> None:
+    async def _answer(self, question: ChannelMessage) -> None:
         """Answer a question. An error is logged here, and the other end is told that there is no answer."""
         try:
             answer = await self._peer.asked(question)
@@ -193,12 +193,12 @@ class Channel(asyncio.Protocol):
             else:
                 self._send(answer._replace(kind=_ANSWER, number=question.number))
 
-    def _refuse(self, question: Message, problem: str) -> None:
+    def _refuse(self, question: ChannelMessage, problem: str) -> None:
         """Say why a question has no answer."""
-        self._send(Message(_NO_ANSWER, {"problem": problem}, number=question.number))
+        self._send(ChannelMessage(_NO_ANSWER, {"problem": problem}, number=question.number))
 
 
-def _message(data: bytearray, start: int, bytes_max: int) -> tuple[Message, int] | None:
+def _message(data: bytearray, start: int, bytes_max: int) -> tuple[ChannelMessage, int] | None:
     """Return the message at `start`, and where the next one begins; None if it is not complete."""
     first = start + LENGTHS.size
     if first > len(data):
@@ -208,7 +208,7 @@ def _message(data: bytearray, start: int, bytes_max: int) -> tuple[Message, int]
         return None
     kind, number, fields = orjson.loads(data[first : first + head])
     stop = first + head + body
-    return Message(kind, fields, bytes(data[first + head : stop]), number), stop
+    return ChannelMessage(kind, fields, bytes(data[first + head : stop]), number), stop
 
 
 def _is_too_long(data: bytearray, bytes_max: int) -> bool:

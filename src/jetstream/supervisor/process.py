@@ -24,7 +24,7 @@ from jetstream.errors import JetstreamError
 from jetstream.limits import SupervisorLimits
 from jetstream.retry import backoff_s
 from jetstream.runtime import how_ended
-from jetstream.supervisor.channel import Channel, ChannelError, Message
+from jetstream.supervisor.channel import Channel, ChannelError, ChannelMessage
 from jetstream.supervisor.failures import ProcessFailed, failure_of
 from jetstream.supervisor.lines import Lines, to_standard_error
 from jetstream.supervisor.starting import COMMAND, Child, start, wait
@@ -50,16 +50,16 @@ class Place(NamedTuple):
 class Owner(Protocol):
     """What the supervisor does with what a process says. `Process` calls it, in the event loop's thread."""
 
-    def began(self, process: Process, passing: socket.socket, /) -> Message:
+    def began(self, process: Process, passing: socket.socket, /) -> ChannelMessage:
         """Return the setup of a process that has started. `passing` is the socket for its connections."""
 
     def ready(self, process: Process, /) -> None:
         """Note that a process is ready."""
 
-    def told(self, process: Process, message: Message, /) -> None:
+    def told(self, process: Process, message: ChannelMessage, /) -> None:
         """Take what a process tells."""
 
-    def asked(self, process: Process, message: Message, /) -> Awaitable[Message]:
+    def asked(self, process: Process, message: ChannelMessage, /) -> Awaitable[ChannelMessage]:
         """Return the answer to a question of a process."""
 
     def ended(self, process: Process, /) -> None:
@@ -148,12 +148,12 @@ class Process:
         if self._child is not None:
             self._child.process.kill()
 
-    def tell(self, message: Message) -> None:
+    def tell(self, message: ChannelMessage) -> None:
         """Send a message to the process, if there is one."""
         if self.channel is not None:
             self.channel.tell(message.kind, message.fields, message.body)
 
-    async def ask(self, message: Message, within_s: float) -> Message:
+    async def ask(self, message: ChannelMessage, within_s: float) -> ChannelMessage:
         """Ask the process, and return its answer. Raises ChannelError, also if it is not ready."""
         if self.channel is None or not self.is_ready.is_set():
             raise ChannelError("the process is not ready")
@@ -254,7 +254,7 @@ class Process:
         """Note that the process lives."""
         self._silent_looks = 0
 
-    def take(self, message: Message) -> None:
+    def take(self, message: ChannelMessage) -> None:
         """Take what the process tells of itself, or give it to the owner."""
         if message.kind == "ready":
             self.was_ready = True
@@ -273,11 +273,11 @@ class _Peer:
         self._process = process
         self._owner = owner
 
-    def told(self, message: Message) -> None:
+    def told(self, message: ChannelMessage) -> None:
         self._process.hear()
         self._process.take(message)
 
-    def asked(self, message: Message) -> Awaitable[Message]:
+    def asked(self, message: ChannelMessage) -> Awaitable[ChannelMessage]:
         self._process.hear()
         return self._owner.asked(self._process, message)
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from jetstream.limits import Limits
 from jetstream.settings import Settings
-from jetstream.supervisor.channel import Message
+from jetstream.supervisor.channel import ChannelMessage
 from jetstream.supervisor.process import Place
 
 # IDs of subscribers are unique: those of one process begin at a multiple of this.
@@ -43,11 +43,11 @@ class Setup(NamedTuple):
         subscribers = -(-settings.max_subscribers // settings.edges)
         return cls(own, limits, number * IDS_PER_PROCESS, sys.stderr.isatty(), subscribers)
 
-    def encode(self) -> Message:
+    def encode(self) -> ChannelMessage:
         """Return the message that tells it."""
-        return Message("setup", body=pickle.dumps(tuple(self)))
+        return ChannelMessage("setup", body=pickle.dumps(tuple(self)))
 
     @classmethod
-    def read(cls, message: Message) -> Setup:
+    def read(cls, message: ChannelMessage) -> Setup:
         """Return what the supervisor has told."""
         return cls(*pickle.loads(message.body))  # noqa: S301 - of the supervisor

@@ -16,7 +16,7 @@ from jetstream.runtime import FileShortage
 from jetstream.scheduling import Worker
 from jetstream.status import Status
 from jetstream.steps import Steps
-from jetstream.supervisor.channel import Channel, ChannelError, Message
+from jetstream.supervisor.channel import Channel, ChannelError, ChannelMessage
 from jetstream.supervisor.covering import Covering
 from jetstream.supervisor.shared_limits import packed, unpacked
 from jetstream.supervisor.snapshot import snapshot
@@ -59,7 +59,7 @@ class Siblings:
         # Replaced by those of the supervisor.
         self.limits = limits
         # Set with the first message.
-        self.setup: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self.setup: asyncio.Future[ChannelMessage] = asyncio.get_running_loop().create_future()
         self._sock = sock
         self._started_us = unix_us()
         # Runs what other processes ask for, some steps in each turn.
@@ -146,7 +146,7 @@ class Siblings:
 
     # --- what `Channel` calls ---
 
-    def told(self, message: Message) -> None:
+    def told(self, message: ChannelMessage) -> None:
         """Take what the supervisor tells."""
         kind, fields, served = message.kind, message.fields, self._served
         if kind == "setup":
@@ -170,12 +170,12 @@ class Siblings:
         elif kind == "list":
             self._worker.put(_ignoring_result(served.did_lists.answer(body)))
 
-    async def asked(self, message: Message) -> Message:
+    async def asked(self, message: ChannelMessage) -> ChannelMessage:
         """Answer what the supervisor asks."""
         if message.kind == SNAPSHOT and self._service is not None:
-            return Message("", snapshot(self._service, self._started_us))
+            return ChannelMessage("", snapshot(self._service, self._started_us))
         if self._served is None:
-            return Message("", {"status": 503, "type": "text/plain; charset=utf-8"}, b"not ready\n")
+            return ChannelMessage("", {"status": 503, "type": "text/plain; charset=utf-8"}, b"not ready\n")
         return _message(await self._run(self._local(message, self._served)))
 
     def lost(self) -> None:
@@ -184,7 +184,7 @@ class Siblings:
         if not self.setup.done():
             self.setup.cancel()
 
-    def _local(self, message: Message, served: _Served) -> Steps[Response]:
+    def _local(self, message: ChannelMessage, served: _Served) -> Steps[Response]:
         """Answer for this edge alone, in steps."""
         if message.kind == LIST:
             return served.subscribers.page(message.fields["after"], message.fields["limit"])
@@ -297,11 +297,11 @@ def _ignoring_result(steps: Steps[Any]) -> Steps[None]:
     yield from steps
 
 
-def _message(response: Response) -> Message:
+def _message(response: Response) -> ChannelMessage:
     fields = {"status": response.status, "type": response.content_type, "headers": response.headers}
-    return Message("", fields, response.body)
+    return ChannelMessage("", fields, response.body)
 
 
-def _response(message: Message) -> Response:
+def _response(message: ChannelMessage) -> Response:
     fields = message.fields
     return Response(fields["status"], message.body, fields.get("type", ""), fields.get("headers"))

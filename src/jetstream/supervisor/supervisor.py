@@ -26,7 +26,7 @@ from jetstream.logging_setup import tell_omitted
 from jetstream.runtime import first_error, raise_file_limit, reload_on_hangup, stop_on_signals, tune_gc
 from jetstream.settings import Settings
 from jetstream.supervisor.acceptor import Acceptor
-from jetstream.supervisor.channel import Message
+from jetstream.supervisor.channel import ChannelMessage
 from jetstream.supervisor.process import Place, Process
 from jetstream.supervisor.setup import Setup
 from jetstream.supervisor.shared_limits import SharedLimits, packed, unpacked
@@ -104,7 +104,7 @@ class Supervisor:
     def reload(self) -> None:
         """Have every process read the files again that settings name."""
         for process in (self.ingest, *self.edges):
-            process.tell(Message("reload"))
+            process.tell(ChannelMessage("reload"))
 
     async def run(self) -> None:
         """Serve until `stop`.
@@ -230,7 +230,7 @@ class Supervisor:
 
     # --- what `Process` calls ---
 
-    def began(self, process: Process, passing: socket.socket) -> Message:
+    def began(self, process: Process, passing: socket.socket) -> ChannelMessage:
         """Return the setup of a process."""
         if process is self.ingest:
             passing.close()
@@ -245,11 +245,11 @@ class Supervisor:
         if number:
             self._shared.begin(number)
             for body in self.view.uploads.bodies():
-                process.tell(Message("list", body=body))
+                process.tell(ChannelMessage("list", body=body))
             self._share_soon()
             self.acceptor.ready(number)
 
-    def told(self, process: Process, message: Message) -> None:
+    def told(self, process: Process, message: ChannelMessage) -> None:
         """Take what a process tells of itself."""
         number, fields = process.place.number, message.fields
         if message.kind == "load":
@@ -265,12 +265,14 @@ class Supervisor:
         elif message.kind == "lists":
             self._note_lists(process, fields["ids"])
 
-    async def asked(self, _process: Process, message: Message) -> Message:
+    async def asked(self, _process: Process, message: ChannelMessage) -> ChannelMessage:
         """Answer a question for which all processes are needed."""
         try:
             return await self.view.answer(message)
         except Unanswered as error:
-            return Message("", {"status": 503, "type": "text/plain; charset=utf-8"}, f"{error}\n".encode())
+            return ChannelMessage(
+                "", {"status": 503, "type": "text/plain; charset=utf-8"}, f"{error}\n".encode()
+            )
 
     def ended(self, process: Process) -> None:
         """Give what a process had to others. An error in its figures must not keep others from the rest."""
@@ -295,7 +297,7 @@ class Supervisor:
         self.view.uploads.use(list_ids)
         for other in self.edges:
             if other is not process:
-                other.tell(Message("lists", {"ids": list_ids}))
+                other.tell(ChannelMessage("lists", {"ids": list_ids}))
 
     def _share_soon(self) -> None:
         """Tell edges of each other, after a moment in which more may come."""
@@ -309,6 +311,6 @@ class Supervisor:
             changes, others = self._shared.take(number)
             process = self.edges[number - 1]
             if changes:
-                process.tell(Message("usage", {"changes": packed(changes)}))
+                process.tell(ChannelMessage("usage", {"changes": packed(changes)}))
             if others is not None:
-                process.tell(Message("subscribers", {"elsewhere": others}))
+                process.tell(ChannelMessage("subscribers", {"elsewhere": others}))

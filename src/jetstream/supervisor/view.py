@@ -23,7 +23,7 @@ from jetstream.limits import Limits
 from jetstream.logging_setup import Throttled
 from jetstream.supervisor import bodies
 from jetstream.supervisor.acceptor import Acceptor
-from jetstream.supervisor.channel import ChannelError, Message
+from jetstream.supervisor.channel import ChannelError, ChannelMessage
 from jetstream.supervisor.families import Collected, Family, Kept, merged, pack, unpack
 from jetstream.supervisor.own_figures import OwnFigures
 from jetstream.supervisor.past import Past
@@ -79,7 +79,7 @@ class View:
         self._gathered_at = float("-inf")
         self._gathering = asyncio.Lock()
         # What was answered of these snapshots, by kind and format, and when they were taken.
-        self._answers: dict[tuple[str, str], Message] = {}
+        self._answers: dict[tuple[str, str], ChannelMessage] = {}
         self._answers_of = self._gathered_at
         self._throttled = Throttled(structlog.get_logger(__name__), clock=clock)
         self._own = CollectorRegistry()
@@ -107,7 +107,7 @@ class View:
 
     async def _snapshot(self, process: Process) -> None:
         try:
-            answer = await process.ask(Message(SNAPSHOT), self._limits.snapshot_s)
+            answer = await process.ask(ChannelMessage(SNAPSHOT), self._limits.snapshot_s)
             if process.is_ready.is_set() and "families" in answer.fields:
                 self.keep(process, answer)
         except ChannelError:
@@ -115,7 +115,7 @@ class View:
         except Exception:  # noqa: BLE001 - it is counted and logged
             self.note_failure("supervisor: the figures of a process cannot be read")
 
-    def keep(self, process: Process, snapshot: Message) -> None:
+    def keep(self, process: Process, snapshot: ChannelMessage) -> None:
         """Keep the snapshot of a process that runs."""
         name, fields = str(process.place), snapshot.fields
         self._past.add(name, fields[STATUS]["history"], fields["newest_step"])
@@ -213,7 +213,7 @@ class View:
 
     # --- questions of an edge ---
 
-    async def answer(self, question: Message) -> Message:
+    async def answer(self, question: ChannelMessage) -> ChannelMessage:
         """Answer a question of an edge. Raises Unanswered."""
         if question.kind in (METRICS, HEALTH, READY, STATUS):
             await self.gather()
@@ -221,7 +221,7 @@ class View:
             return self._kept_answer(question) if takes_long else self._figures(question)
         if question.kind == SPEND:
             spent = self._budgets[question.fields["rate"]].spend(self._clock())
-            return Message("", {"spent": spent})
+            return ChannelMessage("", {"spent": spent})
         if question.kind == UPLOAD:
             return await self._upload(question)
         answers = await self._ask_edges(question, self._limits.answer_s)
@@ -233,7 +233,7 @@ class View:
             return _uncached(_json(200, bodies.listed(read, question.fields["limit"]), indented=False))
         return _json(200, bodies.kicked(read))
 
-    def _kept_answer(self, question: Message) -> Message:
+    def _kept_answer(self, question: ChannelMessage) -> ChannelMessage:
         """Return what takes long as it was gathered last: thousands of clients may ask for it at once."""
         if self._answers_of != self._gathered_at:
             self._answers_of = self._gathered_at
@@ -243,10 +243,10 @@ class View:
             self._answers[key] = self._figures(question)
         return self._answers[key]
 
-    def _figures(self, question: Message) -> Message:
+    def _figures(self, question: ChannelMessage) -> ChannelMessage:
         if question.kind == METRICS:
             text, content_type = self.metrics(question.fields["accept"])
-            return Message("", {"status": 200, "type": content_type}, text)
+            return ChannelMessage("", {"status": 200, "type": content_type}, text)
         if question.kind == STATUS:
             return _uncached(_json(200, self.status(), indented=False))
         if question.kind == HEALTH:
@@ -254,7 +254,7 @@ class View:
         reasons = self.not_ready()
         return _json(503 if reasons else 200, {"ready": not reasons, "not_ready": reasons})
 
-    async def _upload(self, question: Message) -> Message:
+    async def _upload(self, question: ChannelMessage) -> ChannelMessage:
         """Have every edge read a list of DIDs. The last answer counts: they are alike."""
         answers = await self._ask_each(question, self._limits.upload_s)
         found = max(answers.values(), key=lambda each: each.fields["status"])
@@ -262,19 +262,19 @@ class View:
             self.uploads.add(orjson.loads(found.body)["id"], question.body)
             for edge in self._edges:
                 if str(edge.place) not in answers:  # it may have become ready meanwhile
-                    edge.tell(Message("list", body=question.body))
+                    edge.tell(ChannelMessage("list", body=question.body))
         return found
 
-    async def _ask_edges(self, question: Message, within_s: float) -> list[Message]:
+    async def _ask_edges(self, question: ChannelMessage, within_s: float) -> list[ChannelMessage]:
         """Ask all edges that are ready, and return their answers. Raises Unanswered if there are none."""
         return list((await self._ask_each(question, within_s)).values())
 
-    async def _ask_each(self, question: Message, within_s: float) -> dict[str, Message]:
+    async def _ask_each(self, question: ChannelMessage, within_s: float) -> dict[str, ChannelMessage]:
         """Ask all edges that are ready, and return their answers by place. Raises Unanswered without any.
 
         One that does not answer is left out: it is being replaced, or will be.
         """
-        answers: dict[str, Message] = {}
+        answers: dict[str, ChannelMessage] = {}
 
         async def ask(edge: Process) -> None:
             with suppress(ChannelError):
@@ -286,10 +286,12 @@ class View:
         return answers
 
 
-def _uncached(answer: Message) -> Message:
+def _uncached(answer: ChannelMessage) -> ChannelMessage:
     return answer._replace(fields={**answer.fields, "headers": {"Cache-Control": "no-store"}})
 
 
-def _json(status: int, body: object, *, indented: bool = True) -> Message:
+def _json(status: int, body: object, *, indented: bool = True) -> ChannelMessage:
     option = orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if indented else 0)
-    return Message("", {"status": status, "type": "application/json"}, orjson.dumps(body, option=option))
+    return ChannelMessage(
+        "", {"status": status, "type": "application/json"}, orjson.dumps(body, option=option)
+    )

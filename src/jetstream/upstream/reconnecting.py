@@ -50,6 +50,8 @@ class Reconnecting(ABC):
         self.url = shown(upstream.url)
         # How old the last message with a time was when it arrived, in seconds; None before the first.
         self.lag_s: float | None = None
+        # Why the last attempt to connect failed; empty before the first, and from a connection on.
+        self.problem = ""
         self._url = upstream.url
         self._link = link
         self._metrics = metrics
@@ -125,6 +127,15 @@ class Reconnecting(ABC):
         """Seconds since frames came; None: none has come yet."""
         return None if self._frame_at is None else time.monotonic() - self._frame_at
 
+    def take_over(self, before: Reconnecting) -> None:
+        """Go on counting where another source of the same upstream has ended. To be called before `run`."""
+        self.lag_s, self._frames, self._frame_at = before.lag_s, before._frames, before._frame_at
+        self._useful_at = before._useful_at
+
+    def count_fault(self) -> None:
+        """Count an error of the server itself, which has ended `run`."""
+        self._metrics.faults.inc()
+
     async def run(self) -> None:
         """Read upstream until cancelled."""
         limits = self._limits
@@ -142,6 +153,7 @@ class Reconnecting(ABC):
 
     def _log_refusal(self, error: ConnectError, hints: Mapping[int, str] = MappingProxyType({})) -> None:
         """Log why there is no connection. `hints` are by the status of the response, before those of all."""
+        self.problem = str(error)
         event = "upstream: cannot connect" if error.status is None else "upstream: refused"
         fields = response_fields(error.status)
         if error.status is not None and error.status in hints:
@@ -151,6 +163,7 @@ class Reconnecting(ABC):
         self._logger.warning(event, url=self.url, error=str(error), **fields)
 
     def _note_begin(self) -> None:
+        self.problem = ""
         self._connected_at = self._heard_at = time.monotonic()
         self._link.changed()
 

@@ -10,7 +10,7 @@ from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
 from jetstream.limits import WebLimits
 from jetstream.steps import Steps
 from jetstream.web.address_limits import Place
-from jetstream.web.dialect import SHUTDOWN, Dialect, Subscription
+from jetstream.web.dialect import SHUTDOWN, CheckedRequest, Dialect
 from jetstream.web.did_lists import DidList, DidLists
 from jetstream.web.outbound import Outbound
 from jetstream.web.parameters import OptionsUpdate
@@ -59,7 +59,7 @@ class Client:
         clients: Clients,
         sink: Outbound,
         dialect: Dialect,
-        subscription: Subscription,
+        subscription: CheckedRequest,
         place: Place,
         user: str = "",
     ) -> None:

@@ -33,7 +33,7 @@ from jetstream.web.head_reader import NO_BODIES, HeadReader
 from jetstream.web.http import BadRequest, Request, Response
 from jetstream.web.peers import Peers
 from jetstream.web.pending import end_output
-from jetstream.web.proxies import client_of
+from jetstream.web.proxies import client_of, unmapped
 
 # What a request is answered with: a response, now or when it is made; None when the handler has taken the
 # connection over (`Connection.upgrade`).
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         arrived = self._arrived
         if arrived is None:
-            self.origin = (transport.get_extra_info("peername") or ("",))[0]
+            self.origin = unmapped((transport.get_extra_info("peername") or ("",))[0])
             self.visit = self.peers.arrive(self.origin)
         else:
             self.origin, self.visit = arrived.peer, arrived.visit

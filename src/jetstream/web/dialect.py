@@ -65,7 +65,7 @@ class Opening(Protocol):
         """Return the socket that takes a connection over."""
 
 
-class Subscription(NamedTuple):
+class CheckedRequest(NamedTuple):
     """What a request asks for, checked: all that its connection needs to know."""
 
     encoding: Encoding
@@ -137,7 +137,7 @@ class Dialect(Protocol):
     def shutdown(self) -> Close:
         """What connections are closed with when the server stops."""
 
-    def parse_request(self, request: Request) -> Steps[Subscription]:
+    def parse_request(self, request: Request) -> Steps[CheckedRequest]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
 
     def refusal(self, refused: Refused) -> Response:
@@ -174,13 +174,13 @@ class SubscribeDialect:
         self._limits = limits
         self._now_us = now_us
 
-    def parse_request(self, request: Request) -> Steps[Subscription]:
+    def parse_request(self, request: Request) -> Steps[CheckedRequest]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
         asked = yield from parse_request(request, self._find_list, now_us=self._now_us())
         # Before the dictionary, which is fetched when it is first asked for.
         require_upgrade(request, f"; it sends the {self._wire} wire, but {WIRE_RULE}")
         wire = asked.wire or self._wire
-        return Subscription(
+        return CheckedRequest(
             Encoding(RENDERERS[wire], self._framing(asked)),
             asked.options,
             asked.cursor,

@@ -34,7 +34,7 @@ from jetstream.scheduling import Worker
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection
 from jetstream.web.content_coding import COMPRESSORS, IDENTITY, choose, qualities
-from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, unavailable
+from jetstream.web.dialect import SHUTDOWN, CheckedRequest, Refused, unavailable
 from jetstream.web.did_lists import no_list
 from jetstream.web.http import Request, Response
 from jetstream.web.outbound import Outbound, Sockets
@@ -79,7 +79,7 @@ class EventStreamDialect:
         # How many connections have a compressor.
         self._compressed = 0
 
-    def parse_request(self, request: Request) -> Steps[Subscription]:
+    def parse_request(self, request: Request) -> Steps[CheckedRequest]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
         last_us = _last_event(request.headers)
         asked = yield from parse_request(
@@ -96,7 +96,7 @@ class EventStreamDialect:
         coding = self._coding(request.headers.get("accept-encoding", ""))
         # A compressor takes bytes that are not in chunks yet.
         framing = chunked if coding == IDENTITY else body
-        return Subscription(
+        return CheckedRequest(
             Encoding(RENDERERS[asked.wire or V1.name], framing),
             asked.options,
             cursor,

@@ -92,6 +92,12 @@ def in_networks(text: str, networks: Sequence[Network]) -> bool:
     return address is not None and any(address in network for network in networks)
 
 
+def unmapped(address: str) -> str:
+    """Return an address as people write it: a socket of both kinds maps IPv4 into IPv6."""
+    ipv4 = address.removeprefix("::ffff:")
+    return ipv4 if "." in ipv4 else address
+
+
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
     """Return an address, which some proxies write with a port; None for anything else.
 

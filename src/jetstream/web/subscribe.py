@@ -39,7 +39,7 @@ from jetstream.web.address_limits import NO_PLACE, OverLimit, Place
 from jetstream.web.client import WEBSOCKET_NAME, Client
 from jetstream.web.connection import Answer, Connection, Handler
 from jetstream.web.content_coding import IDENTITY
-from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, Subscription, over_limit, unavailable
+from jetstream.web.dialect import SHUTDOWN, CheckedRequest, Dialect, Refused, over_limit, unavailable
 from jetstream.web.did_lists import DidLists
 from jetstream.web.http import BadRequest, Request, Response
 from jetstream.web.outbound import Outbound
@@ -119,7 +119,7 @@ class Subscribe:
         return self._open(dialect, subscription, request, connection)
 
     async def _look_and_open(
-        self, dialect: Dialect, subscription: Subscription, request: Request, connection: Connection
+        self, dialect: Dialect, subscription: CheckedRequest, request: Request, connection: Connection
     ) -> Response | None:
         """Learn how far the log is, then go on. Raises BadRequest."""
         try:
@@ -131,7 +131,7 @@ class Subscribe:
         return self._open(dialect, subscription, request, connection)
 
     def _open(
-        self, dialect: Dialect, subscription: Subscription, request: Request, connection: Connection
+        self, dialect: Dialect, subscription: CheckedRequest, request: Request, connection: Connection
     ) -> Response | None:
         """Upgrade a connection to a subscription. A refusal is one sentence. Raises BadRequest."""
         try:
@@ -170,11 +170,18 @@ class Subscribe:
         )
         return dialect.refusal(refused)
 
+    @property
+    def full(self) -> str | None:
+        """A sentence that says that there is no room for another subscriber; None while there is."""
+        most = self._subscribers_max
+        if len(self) + self.elsewhere < most:
+            return None
+        return f"{most} subscribers are connected, and that is the limit"
+
     def _check_room(self) -> None:
         """Raise Refused when there is no room for another subscriber."""
-        if len(self) + self.elsewhere >= (most := self._subscribers_max):
-            text = f"{most} subscribers are connected, and that is the limit: try again later"
-            raise unavailable("full", text, self.limits)
+        if (text := self.full) is not None:
+            raise unavailable("full", f"{text}: try again later", self.limits)
 
     def _begin(self, client: Client, connection: Connection, answer: bytes) -> None:
         """Hand a connection over to a client. What the client has sent behind its request is read there."""

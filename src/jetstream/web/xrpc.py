@@ -27,7 +27,7 @@ from jetstream.limits import WebLimits
 from jetstream.model.timestamp import to_date
 from jetstream.steps import Steps
 from jetstream.web.connection import Answer, Connection, Handler
-from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, require_upgrade, unavailable
+from jetstream.web.dialect import SHUTDOWN, CheckedRequest, Refused, require_upgrade, unavailable
 from jetstream.web.did_lists import no_list
 from jetstream.web.http import Request, Response
 from jetstream.web.methods import ARCHIVE, METHODS, PREFIX
@@ -77,13 +77,13 @@ class SubscribeEventsDialect:
         self._now_us = now_us
         self._erases = erases
 
-    def parse_request(self, request: Request) -> Steps[Subscription]:
+    def parse_request(self, request: Request) -> Steps[CheckedRequest]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
         asked = yield from parse_subscribe_events(request, self._find_list, now_us=self._now_us())
         require_upgrade(request)
         framing = self._framing(asked.dictionary_id)
         greeting = self._greeting(asked.cursor)
-        return Subscription(
+        return CheckedRequest(
             Encoding(V2, framing),
             asked.options,
             asked.cursor,

@@ -9,7 +9,7 @@ import asyncpg
 
 from jetstream.clock import unix_us
 from jetstream.eventlog.postgresql.leading import Candidate, create_tables, lead
-from jetstream.eventlog.postgresql.store import Options, PostgresLog
+from jetstream.eventlog.postgresql.store import PostgresLog, PostgresOptions
 from jetstream.eventlog.postgresql.term import Term
 from jetstream.eventlog.postgresql.trimming import Retention
 from jetstream.eventlog.postgresql.upkeep import Upkeep
@@ -56,7 +56,7 @@ class PostgresEngine:
         **candidate: Any,
     ) -> Leading:
         candidate = {"takeover_s": 0.0, "erase": erase, **candidate}
-        options = Options(limits=limits, primary=True)
+        options = PostgresOptions(limits=limits, primary=True)
         await create_tables(self.address)
         log = await PostgresLog.open(self.address, options)
         try:

@@ -15,7 +15,7 @@ from tests.unit.eventlog.reading import times_from
 from jetstream.conditions import Conditions
 from jetstream.eventlog import Changes, Cursors, SourceCursor
 from jetstream.eventlog.postgresql.leading import Candidate, lead
-from jetstream.eventlog.postgresql.store import Options, PostgresLog
+from jetstream.eventlog.postgresql.store import PostgresLog, PostgresOptions
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, Event
@@ -42,7 +42,7 @@ async def test_a_damaged_segment_is_skipped_and_reported_once(
     leader = await filled(engine, batch_of, cursor, 350)
     await engine.execute(f"UPDATE segment SET {column} = {GARBAGE} WHERE last_us = 200")
     conditions = Conditions()
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND, conditions=conditions))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND, conditions=conditions))
     with capture_logs() as lines:
         for _ in range(3):
             assert await times_from(edge) == [*range(1, 101), *range(201, 351)]
@@ -68,11 +68,11 @@ async def test_what_a_segment_says_of_itself_may_be_damaged_and_its_events_are_w
 ) -> None:
     leader = await filled(engine, batch_of, cursor, 350)
     wanted = Filter.parse(["app.bsky.feed.post"], ["did:plc:repo3"])
-    whole = await PostgresLog.open(engine.address, Options(BY_HAND))
+    whole = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND))
     expected = await times_from(whole, wanted=wanted)
     await whole.close()
     await engine.execute(f"UPDATE segment SET {column} = {GARBAGE} WHERE last_us = 200")
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND))
     assert await times_from(edge, wanted=wanted) == expected
     assert edge.statistics().damaged == 0
     await edge.close()
@@ -84,14 +84,14 @@ async def test_a_damaged_row_of_the_tail_is_skipped_by_all_that_read_it(
 ) -> None:
     leader = await engine.open(limits=BY_HAND)
     leader.term.notifies = False
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
     for start in range(1, 51, 10):
         await leader.append(batch_of(range(start, start + 10)), Changes(cursor))
     await engine.execute(f"UPDATE tail_a SET data = {GARBAGE} WHERE last_us = 20")
     expected = [*range(1, 11), *range(21, 51)]
     await edge.looked_again()  # it follows
     assert (edge.tip, await times_from(edge)) == (50, expected)
-    late = await PostgresLog.open(engine.address, Options(BY_HAND))  # it reads what is not sealed
+    late = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND))  # it reads what is not sealed
     assert (late.tip, await times_from(late)) == (50, expected)
     late.hot_tail.drop_before(51)  # it reads rows in a thread
     assert await times_from(late) == expected
@@ -126,7 +126,7 @@ async def test_a_log_whose_cursors_are_damaged_is_not_continued(
     await leader.close()
     before = await engine.execute("SELECT * FROM term")
     await engine.execute("UPDATE tail_a SET cursors = '[[' WHERE cursors IS NOT NULL")
-    log = await PostgresLog.open(engine.address, Options(BY_HAND, primary=True))
+    log = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND, primary=True))
     said: list[str | None] = []
     leading = asyncio.create_task(lead(log, Candidate(look_s=0.02, on_refusal=said.append)))
     while not said:
@@ -164,7 +164,7 @@ async def test_what_the_database_finds_damaged_is_skipped(
         file.seek(8_192 * 20)
         file.write(b"\xff" * 8_192)
     await asyncio.to_thread(server.start)
-    edge = await PostgresLog.open(server.address, Options(BY_HAND))
+    edge = await PostgresLog.open(server.address, PostgresOptions(BY_HAND))
     found = await times_from(edge)
     assert 700 <= len(found) < 1_000
     damaged = edge.statistics().damaged

@@ -20,7 +20,7 @@ from jetstream.eventlog.postgresql.follower import PLAN_ONCE
 from jetstream.eventlog.postgresql.following import POLL
 from jetstream.eventlog.postgresql.pool import ReaderPool
 from jetstream.eventlog.postgresql.reader import DatabaseReader
-from jetstream.eventlog.postgresql.store import Options, PostgresLog
+from jetstream.eventlog.postgresql.store import PostgresLog, PostgresOptions
 from jetstream.eventlog.postgresql.stored import StoredEvents
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
@@ -49,7 +49,7 @@ async def append(log: Leading, batch_of: BatchOf, cursor: Cursors, times: range,
 
 async def test_an_edge_is_notified(engine: PostgresEngine, batch_of: BatchOf, cursor: Cursors) -> None:
     leader = await engine.open(limits=BY_HAND)
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
     seen: list[int] = []
     following = asyncio.create_task(follow(edge, 500, seen))
     await append(leader, batch_of, cursor, range(1, 501))
@@ -64,7 +64,7 @@ async def test_an_edge_that_is_not_notified_polls_and_keeps_up_with_sealing_and_
 ) -> None:
     leader = await engine.open(limits=BY_HAND)
     leader.term.notifies = False
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND, poll_s=0.01))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND, poll_s=0.01))
     seen: list[int] = []
     following = asyncio.create_task(follow(edge, 2_000, seen))
     for start in range(1, 2_000, 100):
@@ -86,7 +86,7 @@ async def test_an_edge_that_was_away_finds_what_was_sealed_meanwhile(
     await append(leader, batch_of, cursor, range(1, 51))
     async with proxied(server.port) as proxy:
         address = engine.address.replace(f":{server.port}/", f":{proxy.port}/")
-        edge = await PostgresLog.open(address, Options(BY_HAND))
+        edge = await PostgresLog.open(address, PostgresOptions(BY_HAND))
         proxy.to_client.clear()
         await append(leader, batch_of, cursor, range(51, 1_001))
         await leader.maintain()
@@ -105,7 +105,7 @@ async def test_an_edge_waits_for_what_is_missing(
 ) -> None:
     leader = await engine.open(limits=BY_HAND)
     leader.term.notifies = False
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
     await append(leader, batch_of, cursor, range(1, 11))
     await edge.looked_again()
     await append(leader, batch_of, cursor, range(11, 51))
@@ -113,7 +113,7 @@ async def test_an_edge_waits_for_what_is_missing(
     await engine.execute("DELETE FROM tail_a WHERE last_us = 20")
     await edge.looked_again()
     assert edge.tip == 10
-    late = await PostgresLog.open(engine.address, Options(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
+    late = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
     assert late.tip == 10
     await engine.execute("INSERT INTO tail_a SELECT * FROM hidden")
     for log in (edge, late):
@@ -129,7 +129,7 @@ async def test_a_reader_of_the_past_waits_for_what_is_missing(
     leader = await engine.open(limits=BY_HAND)
     await append(leader, batch_of, cursor, range(1, 351))
     await leader.maintain()
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND, poll_s=0.01))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND, poll_s=0.01))
     await engine.execute("CREATE TABLE hidden AS SELECT * FROM segment WHERE last_us = 200")
     await engine.execute("DELETE FROM segment WHERE last_us = 200")
     reading = asyncio.create_task(times_from(edge))
@@ -147,7 +147,7 @@ async def test_a_reader_below_the_floor_learns_of_it(
     leader = await engine.open(limits=BY_HAND)
     await append(leader, batch_of, cursor, range(1, 351))
     await leader.maintain()
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
     await engine.trim(leader, 250)
     assert edge.floor == 0  # it has not looked since
     assert (await times_from(edge))[0] == 201
@@ -204,7 +204,7 @@ async def test_notifications_stop_while_their_queue_is_not_emptied(
 ) -> None:
     """A session that listens and stays in a transaction keeps the queue from being emptied."""
     leader = await engine.open(limits=BY_HAND)
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND, poll_s=0.01))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND, poll_s=0.01))
     stuck = await asyncpg.connect(engine.address)
     await stuck.execute("LISTEN jetstream")
     holding = stuck.transaction()
@@ -229,7 +229,7 @@ async def test_what_was_erased_is_served_by_no_edge(engine: PostgresEngine, curs
     for time in range(1, 400):
         await leader.append(Batch.of([said, make_event(time)], [2 * time, 2 * time + 1]), Changes(cursor))
     await leader.maintain()
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND))
     assert len(await times_from(edge, wanted=ALL_OF_LEAVER)) == 399
     await leader.append(Batch.of([account_deleted()], [1_000]), Changes(cursor))
     await edge.wait(1_000)
@@ -238,7 +238,7 @@ async def test_what_was_erased_is_served_by_no_edge(engine: PostgresEngine, curs
     await engine.settle(leader)
     await edge.looked_again()
     assert await times_from(edge, wanted=ALL_OF_LEAVER) == [1_000]
-    late = await PostgresLog.open(engine.address, Options(BY_HAND))
+    late = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND))
     assert await times_from(late, wanted=ALL_OF_LEAVER) == [1_000]
     assert len(await times_from(late)) == len(await times_from(edge)) == 400
     for log in (late, edge, leader):
@@ -253,7 +253,7 @@ async def test_an_edge_that_cannot_read_the_revision_serves_nothing_until_it_can
     now = 100.0
     async with proxied(server.port) as proxy:
         address = engine.address.replace(f":{server.port}/", f":{proxy.port}/")
-        edge = await PostgresLog.open(address, Options(BY_HAND, poll_s=0.01, monotonic=lambda: now))
+        edge = await PostgresLog.open(address, PostgresOptions(BY_HAND, poll_s=0.01, monotonic=lambda: now))
         proxy.to_client.clear()
         assert await edge.read(1, 51, EVERYTHING) is not None
         await proxy.held.wait()
@@ -272,7 +272,7 @@ async def test_an_edge_knows_the_newest_position_of_the_log_before_it_has_read_i
 ) -> None:
     leader = await engine.open(limits=BY_HAND)
     leader.term.notifies = False
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
     await append(leader, batch_of, cursor, range(1, 51))
     await edge.look()
     assert (edge.tip, edge.newest) == (0, 50)
@@ -285,7 +285,7 @@ async def test_an_edge_knows_below_which_position_nothing_more_comes_once_it_has
 ) -> None:
     leader, now = await engine.open(limits=BY_HAND), 0.0
     leader.term.notifies = False
-    never = Options(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S, monotonic=lambda: now)
+    never = PostgresOptions(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S, monotonic=lambda: now)
     edge = await PostgresLog.open(engine.address, never)
     position = 0
     leader.term.next_position = lambda: position
@@ -313,7 +313,7 @@ async def test_an_edge_takes_three_connections_at_most(
     await leader.maintain()
     query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'jetstream'"
     ((before,),) = await engine.execute(query)
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND))
     await asyncio.gather(*(times_from(edge, start) for start in range(1, 2_000, 50)))
     ((after,),) = await engine.execute(query)
     assert after - before <= 3
@@ -328,7 +328,7 @@ async def test_edges_on_a_replica_poll(
     leader = await PostgresEngine(primary.address).open(limits=BY_HAND)
     replica = primary.standby()
     try:
-        edge = await PostgresLog.open(replica.address, Options(BY_HAND, poll_s=0.02))
+        edge = await PostgresLog.open(replica.address, PostgresOptions(BY_HAND, poll_s=0.02))
         seen: list[int] = []
         following = asyncio.create_task(follow(edge, 1_000, seen))
         for start in range(1, 1_000, 100):
@@ -348,7 +348,7 @@ async def test_a_server_that_is_killed_and_comes_back_costs_readers_nothing(
 ) -> None:
     server = own_server(fsync="on")
     leader = await PostgresEngine(server.address).open(limits=BY_HAND)
-    edge = await PostgresLog.open(server.address, Options(BY_HAND))
+    edge = await PostgresLog.open(server.address, PostgresOptions(BY_HAND))
     seen: list[int] = []
     following = asyncio.create_task(follow(edge, 600, seen))
     await append(leader, batch_of, cursor, range(1, 301))
@@ -370,7 +370,7 @@ async def test_a_reader_whose_query_was_cancelled_reads_on(
     leader = await engine.open(limits=BY_HAND)
     await append(leader, batch_of, cursor, range(1, 351))
     await leader.maintain()
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND))
     other = await asyncpg.connect(engine.address)
     locking = other.transaction()
     await locking.start()
@@ -395,7 +395,7 @@ async def test_an_outage_of_the_database_does_not_make_the_writer_gone(
     """The edge is back first."""
     server, conditions, now = own_server(), Conditions(), 100.0
     leader = await PostgresEngine(server.address).open(limits=BY_HAND)
-    options = Options(BY_HAND, poll_s=0.01, conditions=conditions, monotonic=lambda: now)
+    options = PostgresOptions(BY_HAND, poll_s=0.01, conditions=conditions, monotonic=lambda: now)
     edge = await PostgresLog.open(server.address, options)
     while not edge.status(0).writer_alive:
         now += 1.0  # the heartbeat is looked at again
@@ -441,7 +441,7 @@ async def test_a_segment_that_was_read_before_it_was_rewritten_is_kept_without_w
         await leader.append(Batch.of([said, make_event(time)], [2 * time, 2 * time + 1]), Changes(cursor))
     await leader.maintain()
     await leader.append(Batch.of([account_deleted()], [1_000]), Changes(cursor))
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND))
     late = LatePool(edge._pool)
     stored = StoredEvents(edge._log, cast(Any, late), edge._damages, BY_HAND)
     loading = asyncio.create_task(
@@ -463,7 +463,7 @@ async def test_the_statement_of_a_look_is_planned_once_and_reads_by_an_index(
     engine: PostgresEngine, batch_of: BatchOf, cursor: Cursors
 ) -> None:
     leader = await engine.open(limits=BY_HAND)
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
     await append(leader, batch_of, cursor, range(1, 2_001), 2)
     await engine.execute("ANALYZE")
     connection = await asyncpg.connect(engine.address)

@@ -25,7 +25,7 @@ from jetstream.eventlog import Changes, Cursors
 from jetstream.eventlog.postgresql.connection import connect
 from jetstream.eventlog.postgresql.leading import Candidate, lead
 from jetstream.eventlog.postgresql.pool import Pool
-from jetstream.eventlog.postgresql.store import Options, PostgresLog
+from jetstream.eventlog.postgresql.store import PostgresLog, PostgresOptions
 from jetstream.intake import Intake
 from jetstream.limits import Limits, LogLimits
 from jetstream.model.batch import Batch
@@ -52,7 +52,7 @@ async def test_an_edge_stops(frozen: Server, batch_of: BatchOf, cursor: Cursors)
     for start in range(1, 1_001, 50):
         await leader.append(batch_of(range(start, start + 50)), Changes(cursor))
     await leader.maintain()
-    edge = await PostgresLog.open(frozen.address, Options(BY_HAND, fresh_s=3600.0))
+    edge = await PostgresLog.open(frozen.address, PostgresOptions(BY_HAND, fresh_s=3600.0))
     assert len(await times_from(edge)) == 1_000  # connections are there
     frozen.freeze()
     reading = asyncio.create_task(edge.read(1, 100, EVERYTHING))
@@ -124,7 +124,7 @@ async def test_a_leader_that_has_nothing_to_do_resigns_or_leaves_it(
 async def test_a_process_that_stands_by_stops(frozen: Server) -> None:
     engine = PostgresEngine(frozen.address)
     leader = await engine.open(limits=BY_HAND)
-    log = await PostgresLog.open(frozen.address, Options(BY_HAND, primary=True))
+    log = await PostgresLog.open(frozen.address, PostgresOptions(BY_HAND, primary=True))
     leading = asyncio.create_task(lead(log, Candidate(look_s=0.01)))
     looks = "SELECT 1 FROM pg_stat_activity WHERE query LIKE $1 AND pid <> pg_backend_pid()"
     while not await engine.execute(looks, "%FROM term t, leader l%"):
@@ -146,7 +146,7 @@ async def test_a_statement_without_an_answer_is_given_up_and_asked_again(
     for start in range(1, 1_001, 50):
         await leader.append(batch_of(range(start, start + 50)), Changes(cursor))
     await leader.maintain()
-    edge = await PostgresLog.open(engine.address, Options(BY_HAND, read_s=0.2))
+    edge = await PostgresLog.open(engine.address, PostgresOptions(BY_HAND, read_s=0.2))
     other = await asyncpg.connect(engine.address)
     locking = other.transaction()
     await locking.start()

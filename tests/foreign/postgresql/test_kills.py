@@ -19,7 +19,7 @@ from tests.unit.eventlog.events import make_event
 from tests.unit.eventlog.reading import read_all
 
 from jetstream.eventlog import SourceCursor
-from jetstream.eventlog.postgresql.store import Options, PostgresLog
+from jetstream.eventlog.postgresql.store import PostgresLog, PostgresOptions
 from jetstream.eventlog.postgresql.term import Term
 from jetstream.model.event import Event
 from jetstream.model.filter import EVERYTHING
@@ -66,7 +66,7 @@ async def test_each_event_is_stored_once_whatever_is_killed(
     dice = random.Random(kills)
     server = own_server(fsync="on")
     await (await PostgresEngine(server.address).open()).close()
-    edge = await PostgresLog.open(server.address, Options())
+    edge = await PostgresLog.open(server.address, PostgresOptions())
     seen: dict[int, int] = {}
     following = asyncio.create_task(follow(edge, seen))
     writers = [Writer(server.address) for _ in range(2)]

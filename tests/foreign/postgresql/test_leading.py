@@ -15,7 +15,7 @@ from jetstream.clock import unix_us
 from jetstream.errors import Fenced, LogError, LogFormat
 from jetstream.eventlog import Changes, Cursors, SourceCursor
 from jetstream.eventlog.postgresql.leading import Candidate, lead
-from jetstream.eventlog.postgresql.store import Options, PostgresLog
+from jetstream.eventlog.postgresql.store import PostgresLog, PostgresOptions
 from jetstream.eventlog.postgresql.term import AHEAD_US, Term
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
@@ -26,7 +26,7 @@ HOUR_US = 3_600_000_000
 
 
 async def standby(engine: PostgresEngine, **candidate: object) -> tuple[PostgresLog, asyncio.Task[Term]]:
-    log = await PostgresLog.open(engine.address, Options(limits=BY_HAND, primary=True))
+    log = await PostgresLog.open(engine.address, PostgresOptions(limits=BY_HAND, primary=True))
     options = {"takeover_s": 0.8, "look_s": 0.05, **candidate}
     return log, asyncio.create_task(lead(log, Candidate(**options)))  # type: ignore[arg-type]
 
@@ -301,7 +301,7 @@ async def test_a_term_begins_when_the_log_was_read_up_to_it(
 ) -> None:
     leader = await engine.open(limits=BY_HAND)
     leader.term.notifies = False
-    options = Options(limits=BY_HAND, primary=True, poll_s=3600.0, fresh_s=3600.0)
+    options = PostgresOptions(limits=BY_HAND, primary=True, poll_s=3600.0, fresh_s=3600.0)
     log = await PostgresLog.open(engine.address, options)
     for start in range(1, 1_001, 10):  # more than one look takes
         await leader.append(batch_of(range(start, start + 10)), Changes(cursor))
@@ -391,7 +391,7 @@ async def test_time_in_which_the_database_does_not_answer_is_no_silence_of_the_l
     candidate = Candidate(10.0, 0.05, clock=clocks.clock, monotonic=clocks.monotonic)
     async with proxied(server.port) as proxy:
         address = engine.address.replace(f":{server.port}/", f":{proxy.port}/")
-        never = Options(limits=BY_HAND, primary=True, poll_s=3600.0, fresh_s=3600.0)
+        never = PostgresOptions(limits=BY_HAND, primary=True, poll_s=3600.0, fresh_s=3600.0)
         log = await PostgresLog.open(address, never)
         leading = asyncio.create_task(lead(log, candidate))
         await clocks.looks(leading)

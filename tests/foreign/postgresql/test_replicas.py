@@ -20,7 +20,7 @@ from jetstream.app import Service
 from jetstream.clock import unix_us
 from jetstream.eventlog import Changes, Cursors
 from jetstream.eventlog.postgresql.log_end import AHEAD_US
-from jetstream.eventlog.postgresql.store import Options, PostgresLog
+from jetstream.eventlog.postgresql.store import PostgresLog, PostgresOptions
 from jetstream.limits import Limits, LogLimits
 from jetstream.model.batch import Batch
 from jetstream.roles import Role
@@ -63,7 +63,7 @@ async def test_an_edge_on_a_replica_asks_the_primary_how_far_the_log_is(
     servers: Replicated, batch_of: BatchOf, cursor: Cursors
 ) -> None:
     leader = await PostgresEngine(servers.primary.address).open(limits=BY_HAND)
-    edge = await PostgresLog.open(servers.both, Options(BY_HAND, poll_s=0.02))
+    edge = await PostgresLog.open(servers.both, PostgresOptions(BY_HAND, poll_s=0.02))
     await leader.append(batch_of(range(1, 51)), Changes(cursor))
     await edge.wait(50)
     await servers.pause()
@@ -80,7 +80,7 @@ async def test_an_edge_that_cannot_ask_takes_no_cursor_of_the_last_minute_for_on
     servers: Replicated, batch_of: BatchOf, cursor: Cursors
 ) -> None:
     leader = await PostgresEngine(servers.primary.address).open(limits=BY_HAND)
-    edge = await PostgresLog.open(servers.replica.address, Options(BY_HAND, poll_s=0.02))
+    edge = await PostgresLog.open(servers.replica.address, PostgresOptions(BY_HAND, poll_s=0.02))
     now = unix_us()
     await leader.append(batch_of(range(now, now + 50)), Changes(cursor))
     await edge.wait(now + 49)
@@ -101,7 +101,7 @@ async def test_a_replica_that_is_behind_does_not_say_that_nothing_more_comes(
 ) -> None:
     leader = await PostgresEngine(servers.primary.address).open(limits=BY_HAND)
     now = 0.0
-    options = Options(BY_HAND, poll_s=0.02, monotonic=lambda: now)
+    options = PostgresOptions(BY_HAND, poll_s=0.02, monotonic=lambda: now)
     edge = await PostgresLog.open(servers.replica.address, options)
 
     async def told(next_position: int) -> int:

@@ -14,7 +14,7 @@ from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt, LogError, LogUnreachable, SettingError
 from jetstream.eventlog import ReadWriteLog
 from jetstream.eventlog.postgresql.leading import Candidate, create_tables
-from jetstream.eventlog.postgresql.store import Options, PostgresLog
+from jetstream.eventlog.postgresql.store import PostgresLog, PostgresOptions
 from jetstream.eventlog.postgresql.trimming import Retention
 from jetstream.intake import Intake
 from jetstream.terms import Terms
@@ -46,7 +46,7 @@ async def terms_of(
     engine: PostgresEngine, *intakes: OneIntake
 ) -> AsyncIterator[tuple[Terms, asyncio.Task[None]]]:
     await create_tables(engine.address)
-    log = await PostgresLog.open(engine.address, Options(primary=True))
+    log = await PostgresLog.open(engine.address, PostgresOptions(primary=True))
     waiting = iter(intakes)
 
     def new_intake(_log: ReadWriteLog) -> Intake:

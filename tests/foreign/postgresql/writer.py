@@ -18,7 +18,7 @@ from tests.unit.eventlog.events import make_event
 
 from jetstream.errors import Fenced, LogUnwritable
 from jetstream.eventlog.postgresql.leading import Candidate, lead
-from jetstream.eventlog.postgresql.store import Options, PostgresLog
+from jetstream.eventlog.postgresql.store import PostgresLog, PostgresOptions
 from jetstream.eventlog.postgresql.term import Term
 from jetstream.eventlog.postgresql.upkeep import Upkeep
 from jetstream.ingest import Stamper
@@ -28,7 +28,7 @@ RATE = 2_000
 
 
 async def write(address: str) -> None:
-    log = await PostgresLog.open(address, Options(LIMITS, primary=True))
+    log = await PostgresLog.open(address, PostgresOptions(LIMITS, primary=True))
     while True:
         term = await lead(log, Candidate(takeover_s=1.0))
         Upkeep(term)

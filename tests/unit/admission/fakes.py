@@ -33,6 +33,7 @@ from jetstream.upstream.pipeline import DecodedBatch
 from jetstream.upstreams import Upstream
 from jetstream.verify.chain import State
 from jetstream.verify.verdict import REFUSALS, VERDICTS
+from jetstream.verify_modes import Mode
 
 OWN = parse_multikey(KEY.multibase)
 
@@ -208,6 +209,7 @@ class Server:
     connected: list[str] = field(default_factory=list)
     examined: list[Task] = field(default_factory=list)
     measured: Callable[[tuple[str, ...]], Measured] = measured
+    examine_one: Callable[[Task, Mode], Finding] = examine
 
     def __post_init__(self) -> None:
         self.connected = self.connected or [*self.upstreams, *self.pds]
@@ -215,7 +217,7 @@ class Server:
     async def examine(self, tasks: Sequence[Task]) -> list[Finding]:
         await asyncio.sleep(0)
         self.examined += tasks
-        return [examine(task, self.mode) for task in tasks]
+        return [self.examine_one(task, self.mode) for task in tasks]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Admission]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import islice
 
 import pytest
@@ -18,19 +19,21 @@ from jetstream.model.batch import Batch
 from jetstream.simulator.world import Population
 
 NOW_US = 1_790_000_000_123_456
-RING = Ring(islice(simulated(Population(), 500), 100), repos=7)
 
 
+@cache
+def ring() -> Ring:
+    return Ring(islice(simulated(Population(), 500), 100), repos=7)
+
+
+@cache
 def messages() -> list[bytes]:
     """Return what a subscriber receives when the ring is sent once."""
-    spans, _ = RING.write(0, len(RING), NOW_US)
-    frames, _ = stream.frames(b"".join(RING.data[start:stop] for start, stop in spans))
+    spans, _ = ring().write(0, len(ring()), NOW_US)
+    frames, _ = stream.frames(b"".join(ring().data[start:stop] for start, stop in spans))
     events = [event for frame in frames for event in decode(frame.payload).events]
     batch = Batch.of(events, range(NOW_US, NOW_US + len(events)))
     return list(filter(None, RENDERERS["classic"].render(batch, range(len(batch)))))
-
-
-MESSAGES = messages()
 
 
 def later(message: bytes) -> bytes:
@@ -40,16 +43,16 @@ def later(message: bytes) -> bytes:
 
 
 def received(texts: Iterable[bytes]) -> RingReader:
-    reader = RingReader(RING.accounts_of_events())
+    reader = RingReader(ring().accounts_of_events())
     for text in texts:
         reader.take(stream.Frame(stream.TEXT, text, 0), NOW_US)
     return reader
 
 
 def test_all_that_was_sent_is_good() -> None:
-    reader = received(MESSAGES)
-    assert (reader.good, reader.wrong) == (len(MESSAGES), 0)
-    assert len(MESSAGES) > 50
+    reader = received(messages())
+    assert (reader.good, reader.wrong) == (len(messages()), 0)
+    assert len(messages()) > 50
 
 
 @pytest.mark.parametrize(
@@ -64,4 +67,4 @@ def test_all_that_was_sent_is_good() -> None:
     ids=["lost", "repeated", "repeated later", "swapped", "repeated at the end"],
 )
 def test_what_is_lost_repeated_or_swapped_is_wrong(change: Callable[[list[bytes]], list[bytes]]) -> None:
-    assert received(change(MESSAGES)).wrong
+    assert received(change(messages())).wrong

@@ -5,10 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.unit.cli.test_top import serving
-
-from jetstream.cli.doctor import check_variables, is_jetstream
-from jetstream.settings import Address
+from jetstream.cli.doctor import check_variables
 
 
 def test_a_typo_in_a_variable_is_a_finding() -> None:
@@ -17,12 +14,6 @@ def test_a_typo_in_a_variable_is_a_finding() -> None:
     assert finding.line() == (
         "warn  settings  JETSTREAM_RETENTION is unknown, and ignored - did you mean JETSTREAM_EVENT_TTL?"
     )
-
-
-def test_another_server_is_not_ours() -> None:
-    with serving(b"hello") as url:
-        assert not is_jetstream(Address("127.0.0.1", int(url.rpartition(":")[2])))
-    assert not is_jetstream(Address("127.0.0.1", 9))
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:

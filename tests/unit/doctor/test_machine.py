@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from tests.full_disk import fill, small_disk
 
 from jetstream.doctor import machine
 from jetstream.eventlog.sqlite.export import Extent
@@ -59,6 +60,15 @@ def test_a_directory_that_cannot_be_written_is_named() -> None:
     assert finding.level == "fail"
     assert finding.text.startswith("/proc cannot be written: ")
     assert f"let user {os.geteuid()} write there" in finding.hint
+
+
+def test_a_full_disk_is_not_a_matter_of_privileges(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        fill(disk)
+        finding = machine.check_speed(Settings(data_dir=disk))
+    assert finding.level == "fail"
+    assert finding.text == f"{disk} cannot be written: No space left on device"
+    assert finding.hint.startswith("free some space")
 
 
 def test_open_files_are_compared_with_the_subscribers() -> None:

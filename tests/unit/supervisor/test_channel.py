@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from jetstream.limits import SupervisorLimits
-from jetstream.supervisor.channel import Channel, ChannelError, Message
+from jetstream.supervisor.channel import Channel, ChannelError, ChannelMessage
 
 WITHIN_S = 10.0
 
@@ -20,19 +20,19 @@ WITHIN_S = 10.0
 class Peer:
     """Keeps what it is told, and answers as a test says."""
 
-    def __init__(self, answer: Callable[[Message], Awaitable[Message]] | None = None) -> None:
-        self.heard: asyncio.Queue[Message] = asyncio.Queue()
+    def __init__(self, answer: Callable[[ChannelMessage], Awaitable[ChannelMessage]] | None = None) -> None:
+        self.heard: asyncio.Queue[ChannelMessage] = asyncio.Queue()
         self._answer = answer
 
-    def told(self, message: Message) -> None:
+    def told(self, message: ChannelMessage) -> None:
         self.heard.put_nowait(message)
 
-    async def asked(self, message: Message) -> Message:
+    async def asked(self, message: ChannelMessage) -> ChannelMessage:
         assert self._answer is not None
         return await self._answer(message)
 
     def lost(self) -> None:
-        self.heard.put_nowait(Message("lost"))
+        self.heard.put_nowait(ChannelMessage("lost"))
 
 
 def _same(channel: Channel) -> Channel:
@@ -62,16 +62,16 @@ async def test_what_is_told_arrives_in_order_with_its_fields_and_bytes() -> None
         for number in range(100):
             ours.tell("count", {"number": number}, bytes(number))
         heard = [await peer.heard.get() for _ in range(100)]
-    assert heard == [Message("count", {"number": number}, bytes(number)) for number in range(100)]
+    assert heard == [ChannelMessage("count", {"number": number}, bytes(number)) for number in range(100)]
 
 
 async def test_each_question_gets_its_own_answer_in_whatever_order_they_come() -> None:
     first_may_end = asyncio.Event()
 
-    async def answer(question: Message) -> Message:
+    async def answer(question: ChannelMessage) -> ChannelMessage:
         if question.body == b"first":
             await first_may_end.wait()
-        return Message("", {"of": question.fields["n"]}, question.body.upper())
+        return ChannelMessage("", {"of": question.fields["n"]}, question.body.upper())
 
     async with pair(Peer(), Peer(answer)) as (ours, _):
         first = asyncio.create_task(ours.ask("q", {"n": 1}, b"first", within_s=WITHIN_S))
@@ -82,7 +82,7 @@ async def test_each_question_gets_its_own_answer_in_whatever_order_they_come() -
 
 
 async def test_a_question_is_given_up_after_a_while() -> None:
-    async def never(_question: Message) -> Message:
+    async def never(_question: ChannelMessage) -> ChannelMessage:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -92,7 +92,7 @@ async def test_a_question_is_given_up_after_a_while() -> None:
 
 
 async def test_when_the_other_end_has_ended_questions_fail_and_telling_does_nothing() -> None:
-    async def never(_question: Message) -> Message:
+    async def never(_question: ChannelMessage) -> ChannelMessage:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -103,7 +103,7 @@ async def test_when_the_other_end_has_ended_questions_fail_and_telling_does_noth
         theirs.abort()
         with pytest.raises(ChannelError, match="has ended"):
             await asked
-        assert await peer.heard.get() == Message("lost")
+        assert await peer.heard.get() == ChannelMessage("lost")
         ours.tell("more")
         with pytest.raises(ChannelError, match="has ended"):
             await ours.ask("q", within_s=WITHIN_S)
@@ -115,14 +115,14 @@ async def test_closing_sends_what_was_told_before() -> None:
         ours.tell("last", body=bytes(1 << 20))
         await ours.close()
         assert len((await peer.heard.get()).body) == 1 << 20
-        assert await peer.heard.get() == Message("lost")
+        assert await peer.heard.get() == ChannelMessage("lost")
 
 
 async def test_a_message_that_is_too_long_ends_the_channel() -> None:
     peer = Peer()
     async with pair(Peer(), peer, SupervisorLimits(message_bytes_max=1_000)) as (ours, _):
         ours.tell("large", body=bytes(2_000))
-        assert await peer.heard.get() == Message("lost")
+        assert await peer.heard.get() == ChannelMessage("lost")
 
 
 async def test_a_peer_that_reads_nothing_is_given_up() -> None:
@@ -134,11 +134,11 @@ async def test_a_peer_that_reads_nothing_is_given_up() -> None:
         await loop.create_unix_connection(lambda: channel, sock=sock)
         for _ in range(4):
             channel.tell("much", body=bytes(1 << 20))
-        assert await peer.heard.get() == Message("lost")
+        assert await peer.heard.get() == ChannelMessage("lost")
 
 
 async def test_only_so_many_questions_wait() -> None:
-    async def never(_question: Message) -> Message:
+    async def never(_question: ChannelMessage) -> ChannelMessage:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -161,7 +161,7 @@ async def test_how_the_bytes_are_cut_does_not_matter(
 ) -> None:
     peer = Peer()
     channel = Channel(peer)
-    sent = [Message(kind, {"kind": kind}, body) for kind, body in parts if kind != "answer"]
+    sent = [ChannelMessage(kind, {"kind": kind}, body) for kind, body in parts if kind != "answer"]
     data, at = b"".join(each.encode() for each in sent), 0
     while at < len(data):
         size = sizes[at % len(sizes)]
@@ -190,8 +190,8 @@ async def test_while_much_waits_to_be_sent_questions_are_refused_and_the_channel
 
 
 async def test_while_much_waits_to_be_sent_there_are_no_answers_and_the_channel_stays() -> None:
-    async def answer(_question: Message) -> Message:
-        return Message("", body=bytes(1 << 20))
+    async def answer(_question: ChannelMessage) -> ChannelMessage:
+        return ChannelMessage("", body=bytes(1 << 20))
 
     limits = SupervisorLimits(unsent_bytes_max=4 << 20)
     async with pair(Peer(), Peer(answer), limits) as (ours, theirs):
@@ -210,7 +210,7 @@ async def test_while_much_waits_to_be_sent_there_are_no_answers_and_the_channel_
 
 
 async def test_a_question_that_cannot_be_answered_is_logged_and_the_asker_is_told() -> None:
-    async def fail(_question: Message) -> Message:
+    async def fail(_question: ChannelMessage) -> ChannelMessage:
         raise ValueError("wrong")
 
     async with pair(Peer(), Peer(fail)) as (ours, _):
@@ -224,9 +224,9 @@ async def test_a_question_that_cannot_be_answered_is_logged_and_the_asker_is_tol
 async def test_more_questions_than_are_answered_at_once_are_refused() -> None:
     first_may_end = asyncio.Event()
 
-    async def answer(_question: Message) -> Message:
+    async def answer(_question: ChannelMessage) -> ChannelMessage:
         await first_may_end.wait()
-        return Message("")
+        return ChannelMessage("")
 
     limits = SupervisorLimits(questions_max=1)
     async with pair(Peer(), Peer(answer), limits) as (ours, theirs):

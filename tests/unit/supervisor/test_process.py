@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from jetstream.errors import SettingError
 from jetstream.limits import SupervisorLimits
-from jetstream.supervisor.channel import ChannelError, Message
+from jetstream.supervisor.channel import ChannelError, ChannelMessage
 from jetstream.supervisor.failures import ProcessFailed, fields_of
 from jetstream.supervisor.process import Place, Process
 
@@ -57,18 +57,18 @@ class Owner:
     def __init__(self) -> None:
         self.events: asyncio.Queue[str] = asyncio.Queue()
 
-    def began(self, process: Process, passing: socket.socket) -> Message:
+    def began(self, process: Process, passing: socket.socket) -> ChannelMessage:
         passing.close()
-        return Message("setup")
+        return ChannelMessage("setup")
 
     def ready(self, process: Process) -> None:
         self.events.put_nowait("ready")
 
-    def told(self, process: Process, message: Message) -> None:
+    def told(self, process: Process, message: ChannelMessage) -> None:
         self.events.put_nowait(message.kind)
 
-    async def asked(self, process: Process, message: Message) -> Message:
-        return Message("", {"was": message.kind})
+    async def asked(self, process: Process, message: ChannelMessage) -> ChannelMessage:
+        return ChannelMessage("", {"was": message.kind})
 
     def ended(self, process: Process) -> None:
         self.events.put_nowait("ended")
@@ -158,7 +158,7 @@ async def test_a_process_that_is_silent_for_too_long_is_killed_and_replaced() ->
         await owner.sees("ready")
         for _ in range(3):
             process.look()
-        await process.ask(Message("live"), PATIENCE_S)
+        await process.ask(ChannelMessage("live"), PATIENCE_S)
         process.hear()
         for _ in range(3):
             process.look()
@@ -197,9 +197,9 @@ async def test_questions_are_answered_both_ways_while_a_process_is_ready() -> No
     script = READY + ASKING
     async with running(script) as (process, owner, _):
         with pytest.raises(ChannelError, match="not ready"):
-            await process.ask(Message("early"), PATIENCE_S)
+            await process.ask(ChannelMessage("early"), PATIENCE_S)
         await owner.sees("ready", "answered")
-        assert (await process.ask(Message("question"), PATIENCE_S)).fields == {"heard": "question"}
+        assert (await process.ask(ChannelMessage("question"), PATIENCE_S)).fields == {"heard": "question"}
 
 
 async def test_a_process_gets_no_signals_of_the_terminal() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.supervisor.test_channel import WITHIN_S, Peer
 
 from jetstream.limits import SupervisorLimits, WebLimits
-from jetstream.supervisor.channel import Channel, Message
+from jetstream.supervisor.channel import Channel, ChannelMessage
 from jetstream.supervisor.siblings import Siblings
 from jetstream.web.did_lists import DidLists
 
@@ -26,13 +26,13 @@ class Supervisor:
         self.rates: list[str] = []
         self.uploads: list[bytes] = []
 
-    async def _answer(self, question: Message) -> Message:
+    async def _answer(self, question: ChannelMessage) -> ChannelMessage:
         if question.kind == "upload":
             self.uploads.append(question.body)
-            return Message("", {"status": 200, "type": "application/json"}, b"{}")
+            return ChannelMessage("", {"status": 200, "type": "application/json"}, b"{}")
         self.rates.append(question.fields["rate"])
         self.tokens -= 1
-        return Message("", {"spent": self.tokens >= 0})
+        return ChannelMessage("", {"spent": self.tokens >= 0})
 
 
 @pytest.fixture

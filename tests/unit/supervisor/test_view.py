@@ -15,7 +15,7 @@ from tests.unit.supervisor.test_bodies import figures
 from jetstream.history import Step
 from jetstream.limits import Limits, WebLimits
 from jetstream.supervisor.acceptor import Acceptor
-from jetstream.supervisor.channel import ChannelError, Message
+from jetstream.supervisor.channel import ChannelError, ChannelMessage
 from jetstream.supervisor.process import Place, Process
 from jetstream.supervisor.view import METRICS, SNAPSHOT, SPEND, STATUS, UPLOAD, View
 from jetstream.token_bucket import Rate
@@ -27,14 +27,14 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 class Nobody:
     """Owns processes that do not start."""
 
-    def began(self, process: Process, passing: socket.socket) -> Message:
+    def began(self, process: Process, passing: socket.socket) -> ChannelMessage:
         raise AssertionError
 
     def ready(self, process: Process) -> None: ...
 
-    def told(self, process: Process, message: Message) -> None: ...
+    def told(self, process: Process, message: ChannelMessage) -> None: ...
 
-    async def asked(self, process: Process, message: Message) -> Message:
+    async def asked(self, process: Process, message: ChannelMessage) -> ChannelMessage:
         raise AssertionError
 
     def ended(self, process: Process) -> None: ...
@@ -49,14 +49,14 @@ class Answering(Process):
         self.says: Mapping[str, Any] = snapshot()
         self.asked: list[str] = []
 
-    async def ask(self, message: Message, within_s: float) -> Message:
+    async def ask(self, message: ChannelMessage, within_s: float) -> ChannelMessage:
         if not self.is_ready.is_set():
             raise ChannelError("the process is not ready")
         self.asked.append(message.kind)
-        return Message("", self.says, b'{"id": "a-list"}') if message.kind == SNAPSHOT else READ
+        return ChannelMessage("", self.says, b'{"id": "a-list"}') if message.kind == SNAPSHOT else READ
 
 
-READ = Message("", {"status": 200}, b'{"id": "a-list"}')
+READ = ChannelMessage("", {"status": 200}, b'{"id": "a-list"}')
 
 
 def snapshot(per_s: float = 5.0, **more: Any) -> dict[str, Any]:
@@ -94,10 +94,10 @@ class Server:
         self.view = View(self.ingest, self.edges, acceptor, limits, now_us=0, clock=self.clock)
 
     async def status(self) -> Any:
-        return orjson.loads((await self.view.answer(Message(STATUS, {"accept": ""}))).body)
+        return orjson.loads((await self.view.answer(ChannelMessage(STATUS, {"accept": ""}))).body)
 
-    async def metrics(self, accept: str = "") -> Message:
-        return await self.view.answer(Message(METRICS, {"accept": accept}))
+    async def metrics(self, accept: str = "") -> ChannelMessage:
+        return await self.view.answer(ChannelMessage(METRICS, {"accept": accept}))
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ OF_ONE = {"cpu": 0.5, "rss_bytes": 100, "subscribers": 0, "events_per_s": 5.0, "
 
 
 async def spent(server: Server, rate: str) -> bool:
-    return bool((await server.view.answer(Message(SPEND, {"rate": rate}))).fields["spent"])
+    return bool((await server.view.answer(ChannelMessage(SPEND, {"rate": rate}))).fields["spent"])
 
 
 @pytest.mark.parametrize("rate", ["did_lists_read", "explanations", "gap_pages"])
@@ -173,7 +173,7 @@ async def test_a_rate_of_all_processes_has_tokens_of_its_own(rate: str) -> None:
 
 async def test_every_edge_reads_an_upload_and_one_that_starts_later_gets_it(server: Server) -> None:
     server.edges[1].is_ready.clear()
-    answer = await server.view.answer(Message(UPLOAD, body=b"did:plc:a"))
+    answer = await server.view.answer(ChannelMessage(UPLOAD, body=b"did:plc:a"))
     assert answer.fields["status"] == 200
     assert server.edges[0].asked == [UPLOAD]
     assert list(server.view.uploads.bodies()) == [b"did:plc:a"]

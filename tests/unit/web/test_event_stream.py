@@ -13,7 +13,7 @@ from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
 from jetstream.steps import finish
-from jetstream.web.dialect import SHUTDOWN, Refused, Subscription
+from jetstream.web.dialect import SHUTDOWN, CheckedRequest, Refused
 from jetstream.web.event_stream import EventStreamDialect
 from jetstream.web.http import Request, Response
 
@@ -29,7 +29,7 @@ def dialect(metrics: Metrics | None = None, limits: WebLimits = WebLimits()) -> 
     return EventStreamDialect(metrics or Metrics(), limits, lambda: NOW_US)
 
 
-def asked(query: str = "", *, minor: int = 1, **headers: str) -> Subscription:
+def asked(query: str = "", *, minor: int = 1, **headers: str) -> CheckedRequest:
     return finish(dialect().parse_request(request(query, minor=minor, **headers)))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jetstream.settings import parse_networks
 from jetstream.web.http import Request
-from jetstream.web.proxies import client_of
+from jetstream.web.proxies import client_of, unmapped
 
 TRUSTED = parse_networks("127.0.0.1, ::1, 10.0.0.0/8")
 ADDRESSES = st.ip_addresses().map(str)
@@ -35,6 +35,20 @@ def test_others_are_not_believed(peer: str) -> None:
 
 def test_nobody_is_believed_by_default() -> None:
     assert client_of(FORWARDED, "127.0.0.1", ()) == ("127.0.0.1", FORWARDED)
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("203.0.113.9", "203.0.113.9"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("::ffff:0:1", "::ffff:0:1"),
+        ("", ""),
+    ],
+)
+def test_an_ipv4_address_is_shown_as_one(address: str, text: str) -> None:
+    assert unmapped(address) == text
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "::1", "10.255.0.1", "::ffff:127.0.0.1", "::ffff:10.0.0.1"])

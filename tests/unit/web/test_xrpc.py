@@ -12,7 +12,7 @@ from jetstream.delivery.subscriber import Encoding
 from jetstream.errors import InvalidParameter
 from jetstream.steps import finish
 from jetstream.web.connection import Connection
-from jetstream.web.dialect import Refused, Subscription
+from jetstream.web.dialect import CheckedRequest, Refused
 from jetstream.web.http import Request, Response
 from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.websocket import Breach
@@ -30,7 +30,7 @@ def framing_of(dictionary_id: int) -> Framing | None:
     return {1: COMPRESSED}.get(dictionary_id)
 
 
-def asked(query: str = "", oldest_us: int | None = OLDEST_US, **headers: str) -> Subscription:
+def asked(query: str = "", oldest_us: int | None = OLDEST_US, **headers: str) -> CheckedRequest:
     upgrade = {"upgrade": "websocket", "connection": "Upgrade"}
     fields = upgrade | {name.replace("_", "-"): value for name, value in headers.items()}
     request = Request("GET", PREFIX + SUBSCRIBE_EVENTS, query, 1, fields)
@@ -44,7 +44,7 @@ def refused(query: str, oldest_us: int | None = OLDEST_US) -> Refused:
 
 
 def test_a_subscription_is_in_the_v2_wire() -> None:
-    assert asked() == Subscription(Encoding(V2, WEBSOCKET), asked().options, fields=FORGETS_NONE)
+    assert asked() == CheckedRequest(Encoding(V2, WEBSOCKET), asked().options, fields=FORGETS_NONE)
 
 
 @pytest.mark.parametrize(

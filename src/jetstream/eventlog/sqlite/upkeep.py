@@ -31,6 +31,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -49,7 +50,7 @@ from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.recovery import LogState, read_extent
 from jetstream.eventlog.sqlite.repos import PAGE_BYTES, delete_folded, fold, forget_some, warm
 from jetstream.eventlog.sqlite.reservation import AHEAD_US
-from jetstream.eventlog.sqlite.space import COMMIT_BYTES
+from jetstream.eventlog.sqlite.space import COMMIT_BYTES, Space
 from jetstream.eventlog.states import in_steps
 from jetstream.scheduling import short_switch_interval
 
@@ -64,6 +65,7 @@ class Upkeep:
     """
 
     def __init__(self, state: LogState, drop_segment: Callable[[int], None]) -> None:
+        """Begin to run once a second. `state` is open. Needs a running event loop."""
         # What the event loop knows of the log. It follows the file: changed after each step.
         self._state = state
         self._drop_segment = drop_segment
@@ -74,8 +76,6 @@ class Upkeep:
         # between two passes.
         self._tombstones: dict[bytes, int] = {}
         self._erased_to = 0
-        # Whether all of the reserve was there after the last run: a warning is logged when it no longer is.
-        self._has_reserve = True
         # Held during a run.
         self._running = asyncio.Lock()
         # Set when there is something to do before the next second.
@@ -97,6 +97,9 @@ class Upkeep:
 
         Raises LogUnwritable if the disk refuses: what was not done stays due. Raises LogCorrupt if the tail
         cannot be sealed.
+
+        The order is that of the head of this module. `SqliteLog.maintain` calls it too: two runs follow
+        each other.
         """
         state = self._state
         async with self._running:
@@ -151,6 +154,8 @@ class Upkeep:
 
         Appends wait for it, so the thread gets the GIL quickly. The step finds all appends in the database,
         except on a full disk.
+
+        What `work` returns is returned; what it raises of SQLite becomes LogUnwritable or LogCorrupt.
         """
         async with self._state.writing:
             if not self._state.space.full:
@@ -164,7 +169,10 @@ class Upkeep:
             self._state.empty_journal()
 
     async def _in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """Run a step in the thread. Raises LogUnwritable or LogCorrupt."""
+        """Run a step in the thread. Raises LogUnwritable or LogCorrupt.
+
+        Damage that the step has met is added to the record, also if the step fails.
+        """
         try:
             with TranslatedErrors(self._state.path):
                 return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
@@ -295,6 +303,8 @@ class Upkeep:
         """Subtract deleted events, and read again what remains: exclusively, so that no append is missed.
 
         On a full disk, some may be in the journal.
+
+        Called after each step that trims or erases. `events` is how many are gone.
         """
         state, journal = self._state, self._state.journal
         state.events -= events
@@ -370,7 +380,7 @@ class Upkeep:
         return is_due
 
     async def _take_reserve(self) -> None:
-        """Complete the reserve; log a warning when there is no longer room for all of it.
+        """Complete the reserve; the condition `disk_low` holds while there is no room for all of it.
 
         Appends wait for it, since they may cut it.
         """
@@ -380,10 +390,12 @@ class Upkeep:
         if not whole:
             async with self._state.writing:
                 whole = await self._in_thread(space.take_reserve)
-        if not whole and self._has_reserve:
-            logger.warning(
-                "log: the disk has no room for the reserve; free some",
-                bytes_missing=space.reserve_size - space.reserve_held,
-                directory=str(self._state.path.parent),
-            )
-        self._has_reserve = whole
+        self._state.options.conditions.set(
+            "disk_low", None if whole else _low(space, self._state.path.parent)
+        )
+
+
+def _low(space: Space, directory: Path) -> str:
+    """Return the reason of the condition `disk_low`."""
+    missing = space.reserve_size - space.reserve_held
+    return f"the disk of {directory} has no room for {missing:,} bytes of the log's reserve"

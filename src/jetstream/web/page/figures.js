@@ -52,9 +52,13 @@ export function setState(text, level) {
 
 /** Show the conditions of `/health` and the checks of `/ready`, each with what to do. */
 function showReasons(status) {
+  const failed = new Set(status.not_ready.map((each) => each.check));
+  const conditions = new Set(status.reasons.map((each) => each.condition));
+  const level = (name) => (failed.has(name) ? "bad" : "warning");
   const reasons = [
-    ...status.not_ready.map((each) => ({ ...each, name: each.check, level: "bad" })),
-    ...status.reasons.map((each) => ({ ...each, name: each.condition, level: "warning" })),
+    // A condition of the same name says more.
+    ...status.not_ready.filter((each) => !conditions.has(each.check)).map((each) => ({ ...each, name: each.check, level: "bad" })),
+    ...status.reasons.map((each) => ({ ...each, name: each.condition, level: level(each.condition) })),
   ];
   const list = byId("reasons");
   show(list, reasons.length > 0);
@@ -70,8 +74,13 @@ function reason({ name, text, hint, level }) {
   );
 }
 
+/** Return the lag of an upstream; null without a connection: that of the last frame says nothing about now. */
+function lagOf({ state, lag_s }) {
+  return state === "reconnecting" ? null : lag_s;
+}
+
 function showTiles({ events, out, subscribers, upstreams, edge, log, loop_delay_ms, delivery_ms, history }) {
-  const lags = upstreams.map((each) => each.lag_s).filter((each) => each !== null);
+  const lags = upstreams.map(lagOf).filter((each) => each !== null);
   const ages = upstreams.map((each) => each.last_frame_age_s).filter((each) => each !== null);
   const age = ages.length ? `last frame ${duration(Math.min(...ages))} ago` : "no frame yet";
   tiles.events.set(number(events.per_s), `${number(events.total)} since the start`);
@@ -94,7 +103,7 @@ function showUpstreams({ upstreams, pds, waiting, edge }) {
   const rows = some.map((each) => ({
     name: each.name,
     state: each.state,
-    cells: [duration(each.lag_s), duration(each.last_frame_age_s), number(each.frames_per_s), number(each.seq)],
+    cells: [duration(lagOf(each)), duration(each.last_frame_age_s), number(each.frames_per_s), number(each.seq)],
     title: each.url,
   }));
   fill(byId("upstreams"), { rows, pds, waiting, edge, more: upstreams.length - some.length }, upstreamRows);

@@ -1,4 +1,4 @@
-"""Messages are examined in turns, and divided among processes. Real processes: `tests/integration`."""
+"""Messages are examined in turns, and divided among processes. Real processes: `tests/processes`."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from tests.full_disk import fill, small_disk
 from tests.unit.eventlog.events import make_event
 
+from jetstream.conditions import Conditions
 from jetstream.errors import LogUnwritable
 from jetstream.eventlog import Changes, SourceCursor
 from jetstream.eventlog.sqlite.check import check
@@ -415,15 +416,21 @@ def test_nothing_is_committed_while_room_is_made_with_the_reserve(tmp_path: Path
     space.spend(1)
 
 
-async def test_a_disk_that_is_too_small_for_a_reserve_is_one_warning(disk: Path) -> None:
-    fill(disk, leave=1 << 20)
+async def test_a_disk_without_room_for_the_reserve_is_a_condition_until_there_is_some(disk: Path) -> None:
+    filling = fill(disk, leave=1 << 20)
+    conditions = Conditions()
     with capture_logs() as lines:
-        log = await SqliteLog.open(disk)
+        log = await SqliteLog.open(disk, conditions=conditions)
         await log.maintain()
+        await log.maintain()
+        assert f"the disk of {disk} has no room for " in conditions.reasons["disk_low"]
+        filling.unlink()
         await log.maintain()
         await log.close()
-    assert [line["event"] for line in lines if line["log_level"] == "warning"] == [
-        "log: the disk has no room for the reserve; free some"
+    assert conditions.reasons == {}
+    assert [line["event"] for line in lines if "the disk" in line["event"]] == [
+        "degraded: the disk is nearly full",
+        "recovered from: the disk is nearly full",
     ]
 
 

@@ -133,6 +133,25 @@ async def test_one_row_and_one_cursor_are_one_statement(
     await again.close()
 
 
+@pytest.mark.parametrize("journaled_bytes", [0, LIMITS.journaled_bytes])
+@pytest.mark.parametrize("cursors", [{}, MANY])
+async def test_totals_are_stored_whatever_rows_there_are(
+    tmp_path: Path, batch_of: BatchOf, journaled_bytes: int, cursors: Cursors
+) -> None:
+    """There may be no source, or a program that deletes what is stored of them."""
+    log = await SqliteLog.open(tmp_path, limits=LogLimits(journaled_bytes=journaled_bytes))
+    await log.append(batch_of(range(1, 9)), Changes(cursors))
+    await log.maintain()
+    log._state.writer.execute("DELETE FROM cursor")
+    await log.append(batch_of(range(10, 20)), Changes(cursors))
+    await log.close()
+    again = await SqliteLog.open(tmp_path)
+    assert again.statistics().events == 18
+    assert bool(again.cursors) == bool(cursors)
+    assert await times_from(again) == [*range(1, 9), *range(10, 20)]
+    await again.close()
+
+
 @pytest.mark.parametrize("pages", range(0, 12, 2))
 async def test_a_full_disk_stores_neither_the_row_nor_the_cursor(
     tmp_path: Path, batch_of: BatchOf, pages: int

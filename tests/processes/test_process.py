@@ -13,9 +13,10 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import pytest
-from tests.builders import commit, like
+from tests.builders import commit, identity, like
+from tests.full_disk import fill, small_disk
 from tests.relay import Relay, numbered
-from tests.serving import health, process
+from tests.serving import get, health, process
 from tests.subscriber import subscribe
 
 
@@ -180,9 +181,44 @@ async def test_a_full_disk_holds_upstream_serves_readers_and_recovers_by_itself(
             async with subscribe(server.port, cursor=1) as reader:
                 assert await reader.events(20) == before
             server.limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
-            await server.says("recovered: the log cannot be written")
+            await server.says("recovered from: the log cannot be written")
             after = await subscriber.events(20)
             times = [event["time_us"] for event in before + after]
             assert times == sorted(set(times))
             assert len({event["commit"]["rkey"] for event in before + after}) == 40
         assert (await health(server.port))[0] == 200
+
+
+async def test_a_full_disk_does_not_delay_shutdown(relay: Relay, tmp_path: Path) -> None:
+    relay.publish([(seq, identity(seq)) for seq in range(1, 11)])
+    async with process(relay.url, tmp_path, "--upstream-cursor", "0") as server:
+        async with subscribe(server.port, cursor=1) as subscriber:
+            await subscriber.events(10)
+            server.limit(resource.RLIMIT_FSIZE, 0)
+            relay.publish([(seq, identity(seq)) for seq in range(11, 21)])
+            await server.says("degraded: the log cannot be written")
+            server.signal(signal.SIGTERM)
+            assert (await subscriber.ended())[0] == 1001
+        assert await server.ended() == 0
+    async with process(relay.url, tmp_path) as server, subscribe(server.port, cursor=1) as subscriber:
+        events = await subscriber.events(20)
+        assert [event["identity"]["seq"] for event in events] == list(range(1, 21))
+        assert (await get(server.port, "/health"))[0] == 200
+
+
+async def test_a_disk_that_another_program_fills_is_waited_for(relay: Relay, tmp_path: Path) -> None:
+    relay.publish(frames(1, 20))
+    with small_disk(tmp_path / "disk", "16m") as disk:
+        async with process(relay.url, disk / "data", "--upstream-cursor", "0") as server:
+            async with subscribe(server.port, cursor=1) as subscriber:
+                before = await subscriber.events(20)
+                filler = fill(disk)
+                relay.publish(frames(21, 2_000))
+                await server.says("degraded: the log cannot be written")
+                assert (await health(server.port))[0] == 503
+                async with subscribe(server.port, cursor=1, queue=2_000) as reader:
+                    assert await reader.events(20) == before
+                filler.unlink()
+                await server.says("recovered from: the log cannot be written")
+                assert len(await subscriber.events(1_980)) == 1_980
+            assert (await health(server.port))[0] == 200
