@@ -50,7 +50,7 @@ class Load:
         return self.open + self.passed - self.taken
 
     def stalls(self, now: float, limits: SupervisorLimits) -> bool:
-        """Tell whether it has not taken a connection for too long: its event loop is busy, or stands still."""
+        """Tell whether it has not taken a connection for too long: its event loop is too busy."""
         return self.untaken > 0 and now - self.untaken_since > limits.stalled_s
 
 

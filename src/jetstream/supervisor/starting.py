@@ -1,8 +1,10 @@
 """Starting a process of the server, and waiting for its end.
 
-supervisor ── control ── standard input of the child: messages (`channel`)
-           ── passing ── a file descriptor of the child: connections (`passing`)
-           ◀── pipe ──── standard error of the child: its log (`lines`)
+Three things join the two processes from the start, and need no address:
+
+    supervisor ── control ── standard input of the child: messages (`channel`)
+               ── passing ── a file descriptor of the child: connections (`passing`)
+               ◀── pipe ──── standard error of the child: its log (`lines`)
 """
 
 from __future__ import annotations

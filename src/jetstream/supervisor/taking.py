@@ -116,6 +116,11 @@ class Taking:
             return
 
     def _begin(self, listener: int, sock: socket.socket) -> None:
+        """Hand a connection over to the server of its listener, in a task: TLS takes a while.
+
+        Without a peer there is no client any more, and the socket is closed. `listener` is a valid
+        number.
+        """
         try:
             peer = sock.getpeername()[0]
         except OSError:  # the client has gone
@@ -126,6 +131,11 @@ class Taking:
         task.add_done_callback(self._tasks.discard)
 
     def _pause(self) -> None:
+        """Take nothing for `accept_pause_s` seconds: files are short, and none can be spared.
+
+        Connections stay in the socket. The supervisor sees that the edge takes none, and gives new ones
+        to others.
+        """
         self._throttled.warning("listener: cannot accept, pausing: all files that may be opened are in use")
         self._loop.remove_reader(self._sock.fileno())
         self._resume = self._loop.call_later(self._limits.accept_pause_s, self._watch)

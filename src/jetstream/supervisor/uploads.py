@@ -27,8 +27,8 @@ class Uploads:
         # goes.
         self._bytes_max = limits.supervisor.uploads_bytes_max
         self._clock = clock
-        # Each with until when it is kept in monotonic seconds, its size before compression, and its compressed
-        # bytes. In the order of their last use: the first ends first.
+        # Each with until when it is kept in monotonic seconds, its size before compression, and its
+        # compressed bytes. In the order of their last use: the first ends first.
         self._kept: dict[str, tuple[float, int, bytes]] = {}
         # Bytes of all of them, as they were uploaded.
         self.bytes = 0
