@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 # `-P` keeps Python from importing what lies in the working directory.
 COMMAND: Final = ("-P", "-m", "jetstream.supervisor.child_main")
-# Seconds for what a process does after it has closed its channel: Python ends its threads and frees its memory.
+# Seconds for what a process does after it has closed its channel: Python ends its threads.
 EXIT_S: Final = 2.0
 
 
