@@ -4,10 +4,10 @@ A function whose work may take long is a generator that yields wherever it can b
 returns its result. `scheduling.Worker` runs such generators on the event loop; `finish` runs one to its
 end at once.
 
-def work() -> Steps[int]:         result = yield from work()      in another generator
-    ...                           result = finish(work())         at once
-    yield                         worker.put(job())               on the event loop, without a result
-    return total
+    def work() -> Steps[int]:         result = yield from work()      in another generator
+        ...                           result = finish(work())         at once
+        yield                         worker.put(job())               on the event loop, without a result
+        return total
 """
 
 from __future__ import annotations

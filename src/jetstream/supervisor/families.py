@@ -108,8 +108,8 @@ class Kept:
 
     def __init__(self) -> None:
         # By the name of the family.
-        # Samples are sums over all processes that have ended. The number of families is fixed, and of
-        # labels, too.
+        # Samples are sums over all processes that have ended. Their number is fixed, and that of their
+        # labels is bounded.
         self._families: dict[str, Family] = {}
 
     def add(self, families: Iterable[Family], *, is_ingest: bool) -> None:
