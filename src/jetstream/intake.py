@@ -227,8 +227,7 @@ class Intake:
         await (self._ingest if self.admission is None else self.admission).forget(names)
 
     def _connections_changed(self) -> None:
-        """Have admission look at which sources are connected. Called at each change, and every second or so.
-        """
+        """Have admission look at which sources are connected. Called at each change, and every second."""
         if self.admission is not None:
             self.admission.check()
 

@@ -211,8 +211,7 @@ class Throttled:
     def _write(
         self, write: _Write, event: str, fields: Mapping[str, object], omitted: int, now: float
     ) -> None:
-        """Write a line, with how many others were left out since the one before; a field only if some were.
-        """
+        """Write a line. If others were left out since the one before, `omitted` says how many."""
         self._logged_at[event] = now
         self._omitted.pop(event, None)
         write(event, **fields, **({"omitted": omitted} if omitted else {}))

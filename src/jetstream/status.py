@@ -251,8 +251,7 @@ class Status:
         return [gone, unreadable, lagging]
 
     def _stopping(self) -> Check | None:
-        """Return the check that fails from the signal to stop, so that a load balancer sends no more clients.
-        """
+        """Return the check that fails from the signal to stop: load balancers then send no more clients."""
         if not self.stopping:
             return None
         return Check("stopping", "the server is stopping", "connect to another server, or try again later")

@@ -270,8 +270,7 @@ class Show:
         return [first, *await asyncio.gather(*rows)]
 
     async def _row(self, process: Process, synchronous: list[str] | None) -> Row:
-        """Return the row of a process. `synchronous` are the standbys for which commits wait; None: unknown.
-        """
+        """Return the row of a process. `synchronous` are the standbys for which commits wait."""
         state, mood = await self._state(process, synchronous)
         is_server = isinstance(process, Postgres)
         where = f"{HOST}:{process.port}" if is_server else process.address

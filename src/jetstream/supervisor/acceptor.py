@@ -80,7 +80,7 @@ class Acceptor:
         return load
 
     def ready(self, number: int) -> None:
-        """Note that a process of an edge is ready.
+        """Record that a process of an edge is ready.
 
         From now on it is expected no more: it gets what waited for it at once.
         """
@@ -97,7 +97,7 @@ class Acceptor:
         self.loads[number].ready = False
 
     def end(self, number: int) -> None:
-        """Note that the process of an edge has ended. Others get what it has not taken.
+        """Record that the process of an edge has ended. Others get what it has not taken.
 
         Its load begins at 0 again. For `hold_s` connections wait for its successor, if the other edges
         have their share.

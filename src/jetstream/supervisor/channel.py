@@ -84,7 +84,7 @@ class Peer(Protocol):
         """
 
     def lost(self) -> None:
-        """Note that the channel has ended.
+        """Record that the channel has ended.
 
         It is called once, whichever end closed it.
         """

@@ -73,7 +73,7 @@ class Owner(Protocol):
         """
 
     def ready(self, process: Process, /) -> None:
-        """Note that a process is ready.
+        """Record that a process is ready.
 
         Its place serves from now on. It is called once for each process, after `began`.
         """
@@ -89,7 +89,7 @@ class Owner(Protocol):
         """Return the answer to a question of a process."""
 
     def ended(self, process: Process, /) -> None:
-        """Note that a process has ended.
+        """Record that a process has ended.
 
         It is called once for each process that was started, when it does not run any more and its
         messages have been taken. `is_ready` is not set then. It must not raise.
@@ -341,7 +341,7 @@ class Process:
     # --- what the process says: called by `_Peer` ---
 
     def hear(self) -> None:
-        """Note that the process lives.
+        """Record that the process lives.
 
         Any message tells that, and each question.
         """

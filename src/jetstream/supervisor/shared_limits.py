@@ -42,7 +42,7 @@ class SharedLimits:
         self._told: dict[int, int] = {}
 
     def begin(self, edge: int) -> None:
-        """Note an edge that is ready: it is to be told what the others have.
+        """Record an edge that is ready: it is to be told what the others have.
 
         It is a process that has nothing yet. Of the others it is told their connections and replays,
         but no tokens that were spent.
@@ -54,7 +54,7 @@ class SharedLimits:
                 _add(self._untold[edge], usage.items())
 
     def end(self, edge: int) -> None:
-        """Note that an edge has ended, and what it had with it.
+        """Record that an edge has ended, and what it had with it.
 
         An edge that was never ready is not known here; then nothing happens.
         """

@@ -156,7 +156,7 @@ class View:
         self._ended.discard(name)
 
     def end(self, process: Process) -> None:
-        """Note that a process has ended: its counters are kept.
+        """Record that a process has ended: its counters are kept.
 
         The snapshot of an edge is forgotten; that of the ingest goes on to say how the log was. A
         process without a snapshot has counted nothing that is known.
