@@ -14,8 +14,10 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Final
 
+import structlog
+
 from jetstream.conditions import Conditions
-from jetstream.errors import LogUnwritable
+from jetstream.errors import JetstreamError, LogUnwritable, NotStored
 from jetstream.eventlog import UPSTREAM_GAP, Changes, Gap, LogWriter, SourceCursor
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
@@ -25,6 +27,8 @@ from jetstream.upstream.pipeline import DecodedBatch
 # Seconds between two attempts while the disk refuses a commit. Upstream is held for so long, and
 # nothing is lost.
 RETRY_S: Final = 1.0
+
+logger = structlog.get_logger(__name__)
 
 
 class Stamper:
@@ -214,6 +218,11 @@ class Ingest:
                     "log_unwritable", f"{error}: upstream is held until the log can be written"
                 )
                 await asyncio.sleep(RETRY_S)
+            except JetstreamError:
+                raise
+            except Exception as error:  # what the log has is not known: a source must not go on
+                logger.exception("log: a batch was not stored, by an error of the server itself")
+                raise NotStored(f"a batch was not stored: {error!r}") from error
             else:
                 break
         self._unstored = None

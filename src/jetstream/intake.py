@@ -24,7 +24,7 @@ import structlog
 
 from jetstream.conditions import Conditions
 from jetstream.errors import SettingError
-from jetstream.eventlog import ReadWriteLog
+from jetstream.eventlog import Cursors, ReadWriteLog
 from jetstream.ingest import Ingest, Stamper
 from jetstream.limits import Limits, UpstreamLimits
 from jetstream.metrics import Metrics, UpstreamMetrics
@@ -116,8 +116,10 @@ class Intake:
         self._closing = AsyncExitStack()
         # The counters of upstreams by their label. They stay when an upstream is removed, so that none falls.
         self._labels: dict[str, UpstreamMetrics] = {}
-        # Where a source starts instead of where the log says. It is removed when the source is built.
+        # Where a source starts instead of where the log says, until it has stored a cursor or is forgotten;
+        # and the cursors of the log before that. Set by `open`.
         self._starts: dict[str, int] = {}
+        self._before: Cursors = {}
 
     async def open(self) -> None:
         """Build the sources that the settings and the file name. Raises SettingError.
@@ -128,6 +130,7 @@ class Intake:
         starts = starts_of(settings, upstreams)
         known = self._log.cursors if self._takes_over else ()
         self._starts = {name: seq for name, seq in starts.items() if name not in known}
+        self._before = dict(self._log.cursors)
         if settings.mirrored is None:
             self._warn_of_others({each.name for each in upstreams})
         self._tell_of_mirror()
@@ -225,6 +228,8 @@ class Intake:
         these sources, so it does it in its turn.
         """
         await (self._ingest if self.admission is None else self.admission).forget(names)
+        for name in names:
+            self._starts.pop(name, None)
 
     def _connections_changed(self) -> None:
         """Have admission look at which sources are connected. Called at each change, and every second."""
@@ -289,7 +294,7 @@ class Intake:
             self._limits.upstream,
             Beginning(
                 lambda: int(self._now_us() - self._settings.retention * 1_000_000),
-                self._starts.pop(name, None),
+                self._start(name),
             ),
         )
 
@@ -311,13 +316,20 @@ class Intake:
     def _tracker(self, name: str, limits: UpstreamLimits) -> SeqTracker:
         """Return where to resume: what the setting says, else the log.
 
-        The setting counts once: a source that is built again, after a change of the file, resumes where
-        the log says.
+        Without either, the source begins at the live end.
         """
-        start, stored = self._starts.pop(name, None), self._log.cursors.get(name)
+        start, stored = self._start(name), self._log.cursors.get(name)
         if start is None and stored is not None:
             return SeqTracker(*stored, resumed=True, limits=limits)
         return SeqTracker(start, limits=limits)
+
+    def _start(self, name: str) -> int | None:
+        """Return where a source starts by the setting; None: the log decides, as soon as it was stored in.
+
+        A source may be built several times before it has stored a cursor: after an error, or when the file has
+        changed. The setting counts each time until then.
+        """
+        return self._starts.get(name) if self._log.cursors.get(name) == self._before.get(name) else None
 
     def _warn_of_others(self, names: set[str]) -> None:
         """Warn of stored cursors that are of no upstream any more, if an upstream has none.

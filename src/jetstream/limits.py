@@ -144,6 +144,10 @@ class SourceLimits:
     pds_connects_per_s: float = 20.0
     # Seconds for which the counts of PDSes are kept: with 10,000 of them, counting takes 5 ms.
     pds_status_s: float = 1.0
+    # Seconds to wait after an error of the server itself: the bound of the random delay after the first one,
+    # which doubles with each that follows at the same cursor, and its maximum.
+    fault_pause_s: float = 1.0
+    fault_pause_max_s: float = 30.0
     # Seconds without a connection that is of use until an upstream counts as gone.
     gone_s: float = 60.0
     # Seconds between two log lines that say how many PDSes have no connection.

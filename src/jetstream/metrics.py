@@ -88,8 +88,8 @@ WORKER_ENDS: Final = ("died", "hung", "not_started")
 # Which message has shown that messages before it never came.
 GAP_CAUSES: Final = ("commit", "sync")
 # What the server was doing: answering a request, reading a client's message, feeding a subscriber from
-# the log.
-FAILURES: Final = ("request", "message", "feed")
+# the log, taking what an upstream has sent.
+FAILURES: Final = ("request", "message", "feed", "upstream")
 # Upper bounds of the buckets of histograms, in seconds.
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 # A commit takes 30 to 170 µs, unless it waits for upkeep or for the disk.
@@ -142,6 +142,7 @@ class UpstreamMetrics:
     frames: Children[Counter]
     drops: Children[Counter]
     floods: Children[Counter]
+    faults: Counter  # of all upstreams: `Metrics.failures`
 
     def count_frames(self, types: Mapping[str, int], drops: Mapping[str, int], too_big: int) -> None:
         """Count a run of frames: how many of each type, what was dropped, and truncated commits.
@@ -296,6 +297,7 @@ class Metrics:
             frames=Children(self._frames, frame_types, name),
             drops=Children(self._drops, drop_reasons, name),
             floods=Children(self._floods, FLOOD_KINDS, name),
+            faults=self.failures["upstream"],
         )
 
     def keys(self, failures: Iterable[str]) -> KeyMetrics:

@@ -68,6 +68,23 @@ async def conditions(service: Service) -> list[str]:
     return list(service.conditions.names)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Wed, 21 Oct 99999999999 07:28:00 GMT",
+        "Wed, 21 Oct 2015 07:28:00 +99999999999999999999",
+        "9" * 3_000 + "x",
+        "soon",
+    ],
+)
+async def test_a_time_to_come_back_that_is_none_ends_nothing(text: str, relay: Relay, start: Start) -> None:
+    relay.script += [refuse(429, Retry_After=text), refuse(503, Retry_After=text)]
+    relay.publish([(1, commit(1))])
+    service = await start(upstream_cursor=0, limits=quick(backoff_max_s=0.01))
+    assert await rkeys(service, 1) == ["1"]
+    assert (await figures(service.port))['jetstream_internal_errors_total{doing="upstream"}'] == 0
+
+
 # Floods
 
 

@@ -51,6 +51,24 @@ async def cache(tmp_path: Path) -> AsyncIterator[KeyCache]:
         yield cache
 
 
+async def test_an_error_of_the_server_itself_does_not_end_following(cache: KeyCache) -> None:
+    class Faulty:
+        async def get(self, _url: str, _bytes_max: int, _timeout_s: float) -> bytes:
+            raise OverflowError("too large")
+
+    async def sleep(_seconds: float) -> None:
+        if len(problems) == 2:
+            raise asyncio.CancelledError
+
+    problems: list[str] = []
+    follower = Follower("http://127.0.0.1", Faulty(), cache, LIMITS, sleep=sleep)
+    with pytest.raises(asyncio.CancelledError), capture_logs() as lines:
+        await follower.run(problems.append)
+    assert len(problems) == 2
+    assert "OverflowError('too large')" in problems[0]
+    assert [line["log_level"] for line in lines] == ["error"]
+
+
 async def test_what_is_no_directory_ends_an_import_at_once(cache: KeyCache) -> None:
     async def no_export(_request: web.Request) -> web.StreamResponse:
         return web.Response(text="<html>a page")

@@ -29,11 +29,13 @@ from jetstream.app import Service
 from jetstream.delivery.renderers.v2 import V2 as V2_WIRE
 from jetstream.delivery.renderers.v2 import info
 from jetstream.eventlog import SourceCursor
-from jetstream.limits import Limits, LogLimits, UpstreamLimits
+from jetstream.limits import Limits, LogLimits, SourceLimits, UpstreamLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, Event
 from jetstream.settings import Settings
 from jetstream.settings.values import LogUrl
+from jetstream.upstream.mirror import stream as stream_module
+from jetstream.upstream.mirror.message import parse
 from jetstream.upstreams import SUBSCRIBE_EVENTS_PATH, Upstream
 
 V2 = SUBSCRIBE_EVENTS_PATH
@@ -43,6 +45,7 @@ LIMITS = reconnecting_at_once(
     Limits(
         log=LogLimits(segment_events=50, journal_bytes=0, upkeep_interval_s=3600.0),
         upstream=UpstreamLimits(backoff_max_s=0.02, unawaited_rest_s=0.001),
+        sources=SourceLimits(fault_pause_s=0.001, fault_pause_max_s=0.02),
     )
 )
 
@@ -585,6 +588,27 @@ async def test_bad_messages_are_dropped_and_counted_and_the_stream_goes_on(
     seen = await figures(below.port)
     drops = {"message_form": 1, "repeat": 1, "position": 2, "frame_text": 1}
     assert {name: seen[f'jetstream_dropped_total{{reason="{name}"}}'] for name in drops} == drops
+
+
+async def test_a_message_that_a_mirror_fails_at_stops_neither_it_nor_anything_before_the_message(
+    relay: Relay, run: Run, above: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the server itself."""
+    await filled(relay, above, 6)
+    acts = [True]
+
+    def failing(message: bytes) -> Any:
+        if acts:
+            raise OverflowError("a fault of ours")
+        return parse(message)
+
+    monkeypatch.setattr(stream_module, "parse", failing)
+    below = await run("below", of(above), limits=LIMITS)
+    await until(lambda: "upstream_stuck above" in below.conditions.reasons)
+    assert (await health(below.port))[0] == 200
+    acts.clear()
+    await level(below, above)
+    assert await texts(below, V2, 6) == await texts(above, V2, 6)
 
 
 async def test_a_stream_in_which_nothing_can_be_taken_is_a_condition(scripted: Jetstream, run: Run) -> None:

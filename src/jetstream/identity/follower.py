@@ -77,6 +77,9 @@ class Follower:
             except (ExportError, KeyCacheError) as error:
                 problem = str(error)
                 self._logger.warning("the export is not followed: keys are fetched", problem=problem)
+            except Exception as error:
+                problem = f"{self._name}/export cannot be read, by an error of the server itself: {error!r}"
+                self._logger.exception("the export is not followed: an error of the server itself")
             ended(problem)
             await self._sleep(self._limits.poll_s)
 

@@ -75,9 +75,13 @@ class PostgresOptions(NamedTuple):
 
 
 class PostgresLog:
-    """A log that another process may write. `LogReader` says what the methods promise; `open` makes one."""
+    """A log that another process may write. `LogReader` says what the methods promise; `open` makes one.
+
+    Every method belongs to the event loop's thread. A process that leads has a `Term` on top of it.
+    """
 
     def __init__(self, address: str, options: PostgresOptions = PostgresOptions()) -> None:
+        """Build the parts; `open` connects. `address` has the password."""
         # The database, with its password, and as it is logged.
         self.address = address
         self.name = shown(address)
@@ -121,7 +125,10 @@ class PostgresLog:
         return log
 
     async def close(self) -> None:
-        """Stop following, and close the connections."""
+        """Stop following, and close the connections.
+
+        Reads that run are cut off. Waits for their threads.
+        """
         await self._follower.close()
         await self._pool.close()
         await self._primary.close()
@@ -167,7 +174,10 @@ class PostgresLog:
         return None
 
     async def _read_stored(self, position: int, stop: int, wanted: Filter) -> tuple[int, Batch | None]:
-        """Return the position at which to continue, and what was found below it."""
+        """Return the position at which to continue, and what was found below it.
+
+        Waits for the next look after a hole or an error: then the same position is read again.
+        """
         try:
             return await self._stored.find(position, stop, wanted)
         except Hole:
@@ -236,7 +246,10 @@ class PostgresLog:
         )
 
     def status(self, position: int) -> EdgeStatus:
-        """Return where this process stands, if its subscribers have been sent all below `position`."""
+        """Return where this process stands, if its subscribers have been sent all below `position`.
+
+        For `/ready`, `/health` and metrics. All times are of this process's monotonic clock.
+        """
         return EdgeStatus(
             lag_s=self._leader.lag_s(min(position, self.tip + 1)),
             writer_silent_s=self._leader.silent_s,
@@ -260,7 +273,10 @@ class PostgresLog:
         await self._follower.run()
 
     async def work(self, work: Callable[[DatabaseReader], Result]) -> Result:
-        """Call `work` in a thread, with a reader. Raises Hole, LogError or LogUnreachable."""
+        """Call `work` in a thread, with a reader. Raises Hole, LogError or LogUnreachable.
+
+        For what is not a scan of a subscriber, such as upkeep and lookups: it says no revision.
+        """
         return await self._pool.run(work)
 
     async def fetch(self, statement: str, *values: object) -> list[Any]:
