@@ -202,9 +202,10 @@ class Ingest:
     async def _append(self, batch: Batch, changes: Changes, received_at: float | None) -> None:
         """Append a batch and what belongs to it, and try again for as long as the disk refuses.
 
-        `_appending` is held by the caller. A log that is fenced or corrupt raises its error, and the
-        batch stays counted as not stored: no position at or above it is promised any more. Stored
-        events are counted in the metrics.
+        `_appending` is held by the caller. Raises what the log raises, such as Fenced, and NotStored for an
+        error of the server itself. The batch then stays the first that is not stored: `next_position`
+        returns its position, and the heartbeat promises nothing above it. Stored events are counted in the
+        metrics.
         """
         if len(batch):
             self._unstored = batch.first

@@ -50,7 +50,7 @@ def starts_of(settings: Settings, upstreams: Sequence[Upstream]) -> dict[str, in
     """Return where upstreams start instead of where the log says, by name. Raises SettingError.
 
     Raises it also for a name that is no upstream, and for a number without a name where there are
-    several. -1 was read as none.
+    several upstreams.
     """
     return cursors_of(settings.upstream_cursor, upstreams, may_change=settings.upstream_file is not None)
 
@@ -166,10 +166,9 @@ class Intake:
     async def run(self, reload: asyncio.Event) -> None:
         """Read all upstreams until cancelled. Whenever `reload` is set, read the file again, and clear it.
 
-        Raises what ends a source for good, or the server, as an exception group.
-
-        SIGHUPs that come faster than `SourceLimits.reloads` count as one: the file is read once after
-        the pause, when `reload` is cleared.
+        An error ends all of them, and is raised in an exception group. SIGHUPs that come
+        faster than `SourceLimits.reloads` count as one: the file is read once after the pause, when
+        `reload` is cleared.
         """
         judging = nullcontext() if self.admission is None else self.admission.running()
         async with judging, asyncio.TaskGroup() as tasks:
@@ -254,8 +253,8 @@ class Intake:
         """Build the source of an upstream, which `Sources` starts and ends. `link` is how it connects.
 
         A PDS has limits of its own, and shares the counters of all PDSes. Without admission, batches
-        are stored as they come. With it, admission decides which frames were seen already (`knows`),
-        and where a source resumes.
+        are stored as they come. With it, admission decides which frames were judged already
+        (`knows`), and stores the cursors.
         """
         if upstream.kind == "jetstream":
             return self._mirror_source(upstream, link)

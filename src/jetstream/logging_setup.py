@@ -161,14 +161,14 @@ class Throttled:
     def info(self, event: str, **fields: object) -> None:
         """Log at level info.
 
-        The same as a logger of structlog does, unless the event was logged within the last minute.
+        If the event was logged within the last minute, the line is left out, and counted.
         """
         self._log(self._logger.info, self._logger.info, event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
         """Log at level warning.
 
-        The levels of an event are the caller's: throttling is by its text alone.
+        An event has one throttle, whatever its level is.
         """
         self._log(self._logger.warning, self._logger.warning, event, fields)
 

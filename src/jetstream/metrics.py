@@ -94,7 +94,7 @@ FAILURES: Final = ("request", "message", "feed", "upstream")
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 # A commit takes 30 to 170 µs, unless it waits for upkeep or for the disk.
 COMMIT_SECONDS: Final = (0.0001, 0.00025, *SECONDS)
-# How what a subscriber gets is compressed, whatever its transport is.
+# How the stream of a subscriber is compressed, on any transport; `none`: it is not.
 COMPRESSIONS: Final = ("none", "zstd", "gzip")
 
 Family = TypeVar("Family", bound=MetricWrapperBase)
@@ -111,8 +111,7 @@ class Children(dict[str, Family]):
 
     def __init__(self, family: Family, names: Iterable[str], *first: str) -> None:
         super().__init__((name, family.labels(*first, name)) for name in names)
-        # Read for totals (`by_label`). The children are those of this object only with the values of
-        # `first`.
+        # Read for totals (`by_label`): it has all children, also those with other values of `first`.
         self.family = family
         self._first = first
 
@@ -142,7 +141,9 @@ class UpstreamMetrics:
     frames: Children[Counter]
     drops: Children[Counter]
     floods: Children[Counter]
-    faults: Counter  # of all upstreams: `Metrics.failures`
+    # Errors of the server itself while it read an upstream. One counter of all upstreams, which is that of
+    # `Metrics.failures`.
+    faults: Counter
 
     def count_frames(self, types: Mapping[str, int], drops: Mapping[str, int], too_big: int) -> None:
         """Count a run of frames: how many of each type, what was dropped, and truncated commits.

@@ -96,7 +96,7 @@ async def unless(event: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Res
 async def cancelled(task: asyncio.Task[None]) -> None:
     """Cancel a task, and return once it has ended.
 
-    Whatever the task raises is dropped. A task that has ended already does no harm.
+    Whatever the task raises is not raised here. It may have ended already.
     """
     task.cancel()
     await asyncio.wait([task])

@@ -22,7 +22,7 @@ Steps = Generator[None, None, T]  # work that can be interrupted at each yield
 class Budget:
     """Counts what the work of a step costs, in any unit: a step may cost `per_step`, and a little more.
 
-    A yield costs about as much as a small piece of work does, so work yields once for many pieces.
+    With it, a generator yields once for many small pieces of work. It begins with a full budget.
     """
 
     __slots__ = ("_left", "_per_step")
@@ -34,8 +34,7 @@ class Budget:
     def spend(self, cost: int) -> bool:
         """Count some cost; tell whether the step must end. What is counted next is of another step then.
 
-        It must end when this returns True: the caller yields. A cost above `per_step` ends one step,
-        not several.
+        The caller yields when this returns True. A cost above `per_step` ends one step, not several.
         """
         self._left -= cost
         if self._left > 0:
@@ -47,7 +46,7 @@ class Budget:
 def finish(steps: Steps[T]) -> T:
     """Do all of the work at once; return its result.
 
-    Raises what the work raises. For tests, for threads, and for work that is known to be small.
+    Raises what the work raises. For callers without an event loop.
     """
     while True:
         try:

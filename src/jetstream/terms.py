@@ -100,7 +100,7 @@ class Terms:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(intake.run(reloading))
                     await term.ended.wait()
-                    # The term has ended by itself. Without an error here, the process is being stopped.
+                    # Fenced, or another error of the log: it ends the task group, and with it the intake.
                     term.raise_failure()
             finally:
                 self.intake = None

@@ -126,7 +126,7 @@ def parse_upstream(text: str, kind: UpstreamKind = "relay") -> Upstream:
 def _parse_jetstream(text: str, kind: UpstreamKind) -> str:
     """Parse the URL of a Jetstream; return that to connect to. Raises ValueError.
 
-    It must have a scheme: `jetstream+` alone would be the beginning of a host.
+    It must have a scheme, unlike that of a relay. Without a path it is that of the v2 endpoint.
     """
     if kind == "pds":
         raise ValueError("is a Jetstream, which stands alone: give it to --upstream")

@@ -90,7 +90,7 @@ class Cluster:
         }
 
     async def __aenter__(self) -> Self:
-        """Return it; nothing runs yet.
+        """Return the cluster; nothing runs yet.
 
         `start` is called in the block, so that what was started is ended when it fails.
         """
