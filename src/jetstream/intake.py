@@ -325,8 +325,8 @@ class Intake:
     def _start(self, name: str) -> int | None:
         """Return where a source starts by the setting; None: the log decides, as soon as it was stored in.
 
-        A source may be built several times before it has stored a cursor: after an error, or when the file has
-        changed. The setting counts each time until then.
+        A source may be built several times before it has stored a cursor: after an error, or when the file
+        has changed. The setting counts each time until then.
         """
         return self._starts.get(name) if self._log.cursors.get(name) == self._before.get(name) else None
 

@@ -46,7 +46,7 @@ class Budget:
 def finish(steps: Steps[T]) -> T:
     """Do all of the work at once; return its result.
 
-    Raises what the work raises. For callers without an event loop.
+    Raises what the work raises. For work that is known to be small, and where there is no event loop.
     """
     while True:
         try:
