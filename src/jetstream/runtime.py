@@ -32,7 +32,7 @@ from jetstream.limits import RuntimeLimits
 _STATM: Final = Path("/proc/self/statm")
 _IO: Final = Path("/proc/self/io")
 _FILES: Final = Path("/proc/self/fd")
-# A number of `prctl(2)`: the signal that this process gets when its parent ends.
+# The operation of `prctl(2)` that chooses the signal which this process gets when its parent ends.
 _PR_SET_PDEATHSIG: Final = 1
 # What systemd and Docker send, and Ctrl-C.
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)

@@ -88,8 +88,8 @@ def of_edge(status: Mapping[str, Any] | None) -> tuple[str, str]:
 def of_ingest(status: Mapping[str, Any] | None, epoch: int | None) -> tuple[str, str]:
     """Return what an ingest does, and its mood. `epoch` is its term; None: it does not lead.
 
-    One that leads is `good`, one that stands by `waits`. One that is not ready is `bad`: it should
-    always be.
+    One that leads is `good`, one that stands by `waits`. An ingest is ready also while it stands by, so
+    one that is not ready is `bad`.
     """
     if status is None:
         return "does not answer", "bad"

@@ -3,8 +3,7 @@
     Shape, ports ─▶ `members` ─▶ Member, … ─▶ `process` and `postgres` start them
     Change, … ──────────┘ adds flags, for a demonstration or a test
 
-Each ingest and edge is `jetstream serve` with flags, and the relay is `jetstream simulate`. Nothing else
-of this package is used.
+Each ingest and edge is `jetstream serve` with flags, and the relay is `jetstream simulate`.
 """
 
 from __future__ import annotations

@@ -336,8 +336,8 @@ def _as_user() -> dict[str, Any]:
 def _make(home: Path) -> None:
     """Make the directory of a server, for the user as whom it runs.
 
-    Its parents are made as well. PostgreSQL refuses data that others may read, so nobody else may enter
-    it.
+    Its parents are made as well. PostgreSQL refuses data that others may read, so only that user may
+    enter it.
     """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if os.geteuid() == 0:

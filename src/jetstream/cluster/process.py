@@ -32,7 +32,8 @@ STOP_S: Final = 15.0
 # Bytes at the end of a log that are read for an error, and characters of each of its lines.
 _LAST_BYTES: Final = 8 << 10
 _LAST_CHARS: Final = 400
-# A number of `prctl(2)`: which signal a process gets when the thread that has started it ends.
+# The operation of `prctl(2)` that chooses the signal which a process gets when the thread that has started
+# it ends.
 _PR_SET_PDEATHSIG: Final = 1
 
 

@@ -177,6 +177,7 @@ def _highest(bodies: Iterable[Body], part: str) -> dict[str, float | None]:
 
 
 def _distinct(items: Iterable[Any]) -> list[Any]:
+    """Return the items without those that are equal to an earlier one, at most `_REASONS_MAX` of them."""
     found: list[Any] = []
     for each in items:
         if each not in found:

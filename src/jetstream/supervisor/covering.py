@@ -135,6 +135,7 @@ class Covering:
             return page(request) if "text/html" in request.headers.get("accept", "") else answer(request)
 
         async def answer(request: Request) -> Response:
+            """Return the page as text, once the upstreams are known that it names."""
             asked = await self._asked(HEALTH)
             if asked.content_type == "application/json":
                 self._note_upstreams(orjson.loads(asked.body))

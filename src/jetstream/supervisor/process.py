@@ -343,7 +343,7 @@ class Process:
     def hear(self) -> None:
         """Record that the process lives.
 
-        Any message tells that, and each question.
+        Every message and every question counts, whatever it says.
         """
         self._silent_looks = 0
 

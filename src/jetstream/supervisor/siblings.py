@@ -260,6 +260,7 @@ class Siblings:
         done: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
         def job() -> Steps[None]:
+            """Do the work as a job of the worker, which has no use for a result or an error."""
             try:
                 result = yield from steps
             except Exception as error:  # noqa: BLE001 - raised where the result is awaited

@@ -357,6 +357,7 @@ class View:
         answers: dict[str, ChannelMessage] = {}
 
         async def ask(edge: Process) -> None:
+            """Ask one edge. Without an answer in time it is left out."""
             with suppress(ChannelError):
                 answers[str(edge.place)] = await edge.ask(question, within_s)
 
