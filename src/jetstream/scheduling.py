@@ -212,7 +212,8 @@ def short_switch_interval() -> Iterator[None]:
     statements took 0.3 s.
 
     The interval is that of the process: all threads have it while the block runs. After the block it is
-    what it was when the process began, so blocks must not overlap.
+    what it was when the process began. Where blocks of two tasks overlap, the end of the first one is that
+    of both.
     """
     sys.setswitchinterval(_SWITCH_SHORT_S)
     try:
