@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -39,8 +39,10 @@ class Lines:
         self._bytes_max = bytes_max
         # The last line that is no log line; cleared with each process.
         self.last_raw = ""
-        # The beginning of a line whose end has not come; at most `bytes_max`.
+        # The beginning of a line whose end has not come; at most `bytes_max`. Empty after a process.
         self._line = b""
+        # Whether that line was cut and passed on: the rest of it is dropped.
+        self._is_cut = False
 
     async def read(self, process: subprocess.Popen[bytes]) -> None:
         """Pass on the lines of a process, to its end.
@@ -56,23 +58,35 @@ class Lines:
             while data := await reader.read(_CHUNK_BYTES):
                 self.add(data)
         finally:
+            self.end()
             transport.close()
 
     def add(self, data: bytes) -> None:
-        """Take what comes next.
-
-        A beginning that is longer than `bytes_max` is cut off there, and passed on as a line. What
-        follows it in the same read is dropped, and what comes later is a line of its own.
-        """
+        """Take what comes next. Of a line that is longer than `bytes_max`, only that much is passed on."""
+        if self._is_cut:
+            _, newline, data = data.partition(b"\n")
+            if not newline:
+                return
+            self._is_cut = False
         *whole, rest = (self._line + data).split(b"\n")
         if len(rest) > self._bytes_max:
-            whole, rest = [*whole, rest[: self._bytes_max]], b""
+            whole, rest, self._is_cut = [*whole, rest], b"", True
         self._line = rest
-        for line in whole:
+        self._pass_on(whole)
+
+    def end(self) -> None:
+        """Pass on a last line without an end: nothing more comes of this process."""
+        rest, self._line, self._is_cut = self._line, b"", False
+        if rest:
+            self._pass_on([rest])
+
+    def _pass_on(self, lines: Sequence[bytes]) -> None:
+        cut = [line[: self._bytes_max] for line in lines]
+        for line in cut:
             self._note(line)
-        if whole:
+        if cut:
             with suppress(OSError):
-                self._write(b"\n".join([*whole, b""]))
+                self._write(b"\n".join([*cut, b""]))
 
     def _note(self, line: bytes) -> None:
         """Keep a line as the last one if it is no log line and not empty."""
