@@ -22,7 +22,7 @@ from jetstream.model.batch import Batch
 from jetstream.model.event import Event
 from jetstream.upstream.drops import DROP_REASONS
 from jetstream.upstream.mirror.foreign import is_error, parse_foreign
-from jetstream.upstream.mirror.message import Message, Notice, parse, parse_notice
+from jetstream.upstream.mirror.message import MirrorMessage, Notice, parse, parse_notice
 from jetstream.upstream.mirror.recent import Recent
 from jetstream.upstream.mirror.stream import ForeignStream, OwnStream, Taken, read_message
 
@@ -54,11 +54,11 @@ def messages(*wires: str) -> list[bytes]:
     return [each for some in rendered for each in some if each] + [info("Heartbeat", "a"), error]
 
 
-def read_of_any(message: bytes) -> Message | Notice:
+def read_of_any(message: bytes) -> MirrorMessage | Notice:
     return (parse_notice if is_error(message) else parse_foreign)(message)
 
 
-def read(message: bytes, parser: Callable[[bytes], Message | Notice]) -> Taken:
+def read(message: bytes, parser: Callable[[bytes], MirrorMessage | Notice]) -> Taken:
     """Read a message within the bound, check what it came to, and return that."""
     costs = []
     for _ in range(TRIES):
@@ -85,7 +85,7 @@ def check_any(message: bytes) -> None:
         for wire in "v1", "v2":
             rendered = RENDERERS[wire].render(Batch.of([found.event], [AT]), range(1))
             for again in filter(None, rendered):
-                assert read(again, read_of_any).waiting == [Message(AT, found.event)]
+                assert read(again, read_of_any).waiting == [MirrorMessage(AT, found.event)]
 
 
 def check_own(message: bytes) -> None:

@@ -19,7 +19,7 @@ from jetstream.upstream.drops import Dropped
 from jetstream.upstream.extract import MESSAGES
 from jetstream.upstream.mirror.body import REQUIRED, problem_of
 from jetstream.upstream.mirror.bounded_json import ITEMS_MAX, parse_exactly, parse_object
-from jetstream.upstream.mirror.message import CID_PATTERN, Message, Notice, parse_notice, require_path
+from jetstream.upstream.mirror.message import CID_PATTERN, MirrorMessage, Notice, parse_notice, require_path
 from jetstream.upstream.record import EXACT_FACTOR, JSON_BYTES_MAX, exact_json, whole
 
 _V2: Final = "network.bsky.jetstream.subscribeEvents#"
@@ -32,7 +32,7 @@ _CID: Final = re.compile(CID_PATTERN).fullmatch
 _LOWEST: Final = b"%d" % -(2**63)
 
 
-def parse_foreign(message: bytes) -> Message | Notice:
+def parse_foreign(message: bytes) -> MirrorMessage | Notice:
     """Read a message. Raises Dropped."""
     value = parse_object(message)
     payload = value.get("payload")
@@ -50,7 +50,9 @@ def is_error(message: bytes) -> bool:
     return message.startswith(b'{"$type":"error"')
 
 
-def _event(message: bytes, value: Mapping[str, Any], kind: object, cursor: object, commit: object) -> Message:
+def _event(
+    message: bytes, value: Mapping[str, Any], kind: object, cursor: object, commit: object
+) -> MirrorMessage:
     """Return the event of a message: `value` is what has its DID, `commit` what has the fields of a commit.
 
     Raises Dropped.
@@ -61,9 +63,9 @@ def _event(message: bytes, value: Mapping[str, Any], kind: object, cursor: objec
     if type(did) is not str or not is_did(did):
         raise Dropped("did")
     if kind == "commit" and type(commit) is dict:
-        return _new(Message, (cursor, _commit(did.encode(), commit, message), ()))
+        return _new(MirrorMessage, (cursor, _commit(did.encode(), commit, message), ()))
     if type(kind) is str and kind in MESSAGES:
-        return Message(cursor, *_of_account(did, kind, value.get(kind)))
+        return MirrorMessage(cursor, *_of_account(did, kind, value.get(kind)))
     raise Dropped("frame_type")
 
 

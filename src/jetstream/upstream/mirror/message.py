@@ -48,7 +48,7 @@ _TIME_END: Final = re.compile(rb",%b" % _TIME).fullmatch
 _ACCOUNT: Final = b'"account":'
 
 
-class Message(NamedTuple):
+class MirrorMessage(NamedTuple):
     """An event with the position that its upstream gave it.
 
     It keeps the bounds of events of relays: of the DID, collection, rkey, rev, CID and body each, so that no
@@ -68,7 +68,7 @@ class Notice(NamedTuple):
     text: str
 
 
-def parse(message: bytes) -> Message | Notice:
+def parse(message: bytes) -> MirrorMessage | Notice:
     """Read a message. Raises Dropped, for whatever is none of ours."""
     kind, quote, _ = message[len(_START) : len(_START) + _KIND_CHARS].partition(b'",')
     read = _READERS.get(kind) if quote and message.startswith(_START) else None
@@ -88,11 +88,11 @@ def parse_notice(message: bytes) -> Notice:
     raise Dropped("frame_type")
 
 
-def _commit(message: bytes, at: int) -> Message:
+def _commit(message: bytes, at: int) -> MirrorMessage:
     if (found := _DELETE(message, at)) is not None:
         collection, did, rev, rkey, seq = found.groups()
         name = _require_names(did, collection, rkey, rev)
-        return Message(int(seq), Event(DELETE, did, name, rkey, rev, b"", b""))
+        return MirrorMessage(int(seq), Event(DELETE, did, name, rkey, rev, b"", b""))
     start, stop = _WRITE(message, at), message.rfind(b',"rev":"')
     end = _PATH_END(message, stop) if stop > 0 else None
     if start is None or end is None or start.end() > stop:
@@ -104,7 +104,7 @@ def _commit(message: bytes, at: int) -> Message:
     kind = CREATE if operation == b"create" else UPDATE
     name = _require_names(did, collection, rkey, rev)
     event = _new(Event, (kind, did, name, rkey, rev, cid, body))
-    return _new(Message, (int(seq), event, ()))
+    return _new(MirrorMessage, (int(seq), event, ()))
 
 
 def _require_names(did: bytes, collection: bytes, rkey: bytes, rev: bytes) -> bytes:
@@ -126,7 +126,7 @@ def require_path(collection: str, rkey: str, rev: str) -> bytes:
     return name
 
 
-def _identity(message: bytes, at: int) -> Message:
+def _identity(message: bytes, at: int) -> MirrorMessage:
     start, stop = _IDENTITY(message, at), message.rfind(b',"seq":')
     end = _SEQ_END(message, stop) if stop > 0 else None
     if start is None or end is None or start.end() > stop:
@@ -134,7 +134,7 @@ def _identity(message: bytes, at: int) -> Message:
     return _notice_event(IDENTITY, start[1], message[start.end() : stop], end[1])
 
 
-def _account(message: bytes, at: int) -> Message:
+def _account(message: bytes, at: int) -> MirrorMessage:
     begin, stop = at + len(_ACCOUNT), message.rfind(b',"did":"')
     end = _DID_END(message, stop) if stop > 0 else None
     if not message.startswith(_ACCOUNT, at) or end is None or begin > stop:
@@ -142,7 +142,7 @@ def _account(message: bytes, at: int) -> Message:
     return _notice_event(ACCOUNT, end[1], message[begin:stop], end[2])
 
 
-def _sync(message: bytes, at: int) -> Message:
+def _sync(message: bytes, at: int) -> MirrorMessage:
     start, stop = _SYNC(message, at), message.rfind(b',"time":"')
     end = _TIME_END(message, stop) if stop > 0 else None
     if start is None or end is None or start.end() > stop:
@@ -150,7 +150,7 @@ def _sync(message: bytes, at: int) -> Message:
     return _notice_event(SYNC, start[1], message[start.end() : stop], start[2])
 
 
-def _notice_event(kind: bytes, did: bytes, body: bytes, seq: bytes) -> Message:
+def _notice_event(kind: bytes, did: bytes, body: bytes, seq: bytes) -> MirrorMessage:
     """Return an event whose body is an object about its DID, with fields that it may have. Raises Dropped."""
     require_did(did)
     fields = require_object(body)
@@ -159,7 +159,7 @@ def _notice_event(kind: bytes, did: bytes, body: bytes, seq: bytes) -> Message:
     for name, value in fields.items():
         if reason := problem_of(name, value):
             raise Dropped(reason)
-    return Message(int(seq), Event(kind, did, b"", b"", b"", b"", body))
+    return MirrorMessage(int(seq), Event(kind, did, b"", b"", b"", b"", body))
 
 
 def require_did(did: bytes) -> None:
@@ -185,7 +185,7 @@ def require_object(body: bytes) -> dict[str, object]:
     return value
 
 
-_READERS: Final[dict[bytes, Callable[[bytes, int], Message]]] = {
+_READERS: Final[dict[bytes, Callable[[bytes, int], MirrorMessage]]] = {
     b"commit": _commit,
     b"identity": _identity,
     b"account": _account,

@@ -23,7 +23,7 @@ from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, IDENTITY, SYNC, Event, Key
 from jetstream.upstream.drops import Dropped
 from jetstream.upstream.mirror.foreign import is_error, parse_foreign
-from jetstream.upstream.mirror.message import Message, Notice, parse, parse_notice
+from jetstream.upstream.mirror.message import MirrorMessage, Notice, parse, parse_notice
 from jetstream.upstream.mirror.recent import Recent
 from jetstream.upstreams import AHEAD_MAX_US
 
@@ -55,7 +55,7 @@ class Taken:
     notices: list[Notice] = field(default_factory=list)
     # Keys that the log must be asked for, and the messages that wait for the answer. See `ForeignStream`.
     lookups: list[Key] = field(default_factory=list)
-    waiting: list[Message] = field(default_factory=list)
+    waiting: list[MirrorMessage] = field(default_factory=list)
     # What went wrong with a message for which the parsers are not made; empty: nothing did.
     problem: str = ""
     # Whether the log has another event at the position at which this stream begins.
@@ -185,7 +185,7 @@ class ForeignStream:
                 taken.drop("repeat")
         taken.lookups, taken.waiting = [], []
 
-    def _is_new(self, message: Message, known: Collection[Key]) -> bool:
+    def _is_new(self, message: MirrorMessage, known: Collection[Key]) -> bool:
         """Tell whether an event is to be taken, and move the cursor."""
         number, event, _ = message
         is_known = event.key in self._recent or event.key in known
@@ -205,21 +205,21 @@ class ForeignStream:
 
 
 def read_message(
-    message: bytes, parser: Callable[[bytes], Message | Notice], bytes_max: int, taken: Taken
-) -> Message | None:
+    message: bytes, parser: Callable[[bytes], MirrorMessage | Notice], bytes_max: int, taken: Taken
+) -> MirrorMessage | None:
     """Read a message, and note what it is; return it if it is an event.
 
     Raises nothing: a parser that fails on what a peer has sent must not end the server, which would read the
     same after each restart.
     """
     try:
-        found: Message | Notice | str = parser(message) if len(message) <= bytes_max else "frame_size"
+        found: MirrorMessage | Notice | str = parser(message) if len(message) <= bytes_max else "frame_size"
     except Dropped as dropped:
         found = dropped.reason
     except Exception as error:  # noqa: BLE001 - whatever a parser was not made for
         found = "unforeseen"
         taken.problem = f"{type(error).__name__}: {error}"[:_PROBLEM_CHARS_MAX]
-    if isinstance(found, Message):
+    if isinstance(found, MirrorMessage):
         taken.note(_TYPES.get(found.event.kind, "commit"))
         for reason in found.drops:
             taken.drop(reason)

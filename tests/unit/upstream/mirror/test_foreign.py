@@ -15,7 +15,7 @@ from jetstream.model.batch import Batch
 from jetstream.model.event import Event
 from jetstream.upstream.drops import DROP_REASONS, Dropped
 from jetstream.upstream.mirror.foreign import is_error, parse_foreign
-from jetstream.upstream.mirror.message import Message, Notice
+from jetstream.upstream.mirror.message import MirrorMessage, Notice
 
 CID = "bafyreihdlrrfxc4l5few7lso3u36zf655omeuso3y3dnersr5mm3r7mbyu"
 DID_ONLY = f'{{"did":"{DID}"}}'.encode()
@@ -44,7 +44,7 @@ def nested(levels: int) -> dict[str, Any]:
 
 def event_of(message: bytes) -> Event:
     found = parse_foreign(message)
-    assert isinstance(found, Message)
+    assert isinstance(found, MirrorMessage)
     return found.event
 
 
@@ -58,7 +58,7 @@ def test_what_production_served_means_the_events_of_its_frames() -> None:
 def test_what_a_v2_server_sent_comes_back_with_its_number(name: str) -> None:
     for payload in (line["payload"] for line in json_lines(f"wire-v2/{name}")):
         found = parse_foreign(json.dumps({"$type": "message", "payload": payload}).encode())
-        assert isinstance(found, Message)
+        assert isinstance(found, MirrorMessage)
         [again] = RENDERERS["v2"].render(Batch.of([found.event], [1]), range(1))
         ours = json.loads(again)["payload"]
         assert found.position == payload["seq"]
@@ -183,12 +183,12 @@ def test_integers_that_are_too_large_elsewhere_are_no_numbers(number: float) -> 
 
 def test_texts_that_are_too_long_are_left_out_and_counted() -> None:
     found = parse_foreign(v1(kind="identity", identity={"did": DID, "handle": "a" * 254, "time": "é" * 33}))
-    assert isinstance(found, Message)
+    assert isinstance(found, MirrorMessage)
     assert (found.event.body, found.drops) == (DID_ONLY, ("field_size", "field_size"))
     given = {"active": False, "did": DID, "status": "é" * 32, "time": "t" * 64}
     assert json.loads(event_of(v1(kind="account", account=given)).body) == given
     found = parse_foreign(v1(kind="account", account=given | {"status": "s" * 900_000}))
-    assert isinstance(found, Message)
+    assert isinstance(found, MirrorMessage)
     assert (json.loads(found.event.body).get("status"), found.drops) == (None, ("field_size",))
 
 

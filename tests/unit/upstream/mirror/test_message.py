@@ -18,7 +18,7 @@ from jetstream.delivery.renderers.v2 import V2, info
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, IDENTITY, KIND_NAMES, UPDATE, Event
 from jetstream.upstream.drops import DROP_REASONS, Dropped
-from jetstream.upstream.mirror.message import Message, Notice, parse
+from jetstream.upstream.mirror.message import MirrorMessage, Notice, parse
 
 AT = 1_725_516_666_000_000
 CID = b"bafyreihdlrrfxc4l5few7lso3u36zf655omeuso3y3dnersr5mm3r7mbyu"
@@ -65,7 +65,7 @@ def test_events_of_every_kind_and_of_a_relay_come_back() -> None:
     assert {event.kind for event in events} == {*KIND_NAMES}
     messages = rendered(*events)
     assert [parse(message) for message in messages] == [
-        Message(AT + number, event) for number, event in enumerate(events)
+        MirrorMessage(AT + number, event) for number, event in enumerate(events)
     ]
 
 
@@ -77,7 +77,7 @@ def test_events_of_every_kind_and_of_a_relay_come_back() -> None:
 def test_a_record_comes_back_whatever_it_holds(record: dict[str, Any], kind: bytes, position: int) -> None:
     event = written(orjson.dumps(record), kind=kind)
     [message] = V2.render(Batch.of([event], [position]), range(1))
-    assert parse(message) == Message(position, event)
+    assert parse(message) == MirrorMessage(position, event)
 
 
 @given(st.text(max_size=16), st.integers(0, 10**17))
@@ -85,7 +85,7 @@ def test_a_notice_comes_back_whatever_it_holds(handle: str, position: int) -> No
     body = orjson.dumps({"did": DID, "handle": handle, "seq": 7, "time": handle})
     event = Event(IDENTITY, DID.encode(), b"", b"", b"", b"", body)
     [message] = V2.render(Batch.of([event], [position]), range(1))
-    assert parse(message) == Message(position, event)
+    assert parse(message) == MirrorMessage(position, event)
 
 
 @given(st.data())
@@ -95,7 +95,7 @@ def test_a_damaged_message_is_refused_or_means_something_valid(data: st.DataObje
     damaged = message[:place] + bytes([data.draw(st.integers(0, 255))]) + message[place + 1 :]
     with suppress(Dropped):
         found = parse(damaged)
-        assert isinstance(found, Message)
+        assert isinstance(found, MirrorMessage)
         [again] = V2.render(Batch.of([found.event], [found.position]), range(1))
         assert json.loads(again)["payload"]["seq"] == found.position
 
@@ -179,17 +179,17 @@ def test_what_is_no_message_of_ours_is_refused(message: bytes, reason: str) -> N
 def test_nesting_and_size_may_be_as_large_as_records_are() -> None:
     for body in (b'{"a":' * 128 + b"1" + b"}" * 128, b'{"a":"' + b"a" * 989_992 + b'"}'):
         event = written(body)
-        assert parse(rendered(event)[0]) == Message(AT, event)
+        assert parse(rendered(event)[0]) == MirrorMessage(AT, event)
 
 
 def test_commas_and_brackets_in_texts_are_no_items() -> None:
     event = written(orjson.dumps({"a": ',[{\\"' * 100_000}))
-    assert parse(rendered(event)[0]) == Message(AT, event)
+    assert parse(rendered(event)[0]) == MirrorMessage(AT, event)
 
 
 def test_numbers_of_any_size_are_passed_on_as_they_are() -> None:
     event = written(b'{"a":[%d,%d,1e300]}' % (10**300, -(2**64)))
-    assert parse(rendered(event)[0]) == Message(AT, event)
+    assert parse(rendered(event)[0]) == MirrorMessage(AT, event)
 
 
 @pytest.mark.parametrize("levels", [1, 300, 1_000])

@@ -13,7 +13,7 @@ from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v2 import info
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, Event, Key
-from jetstream.upstream.mirror.message import Message
+from jetstream.upstream.mirror.message import MirrorMessage
 from jetstream.upstream.mirror.recent import Recent
 from jetstream.upstream.mirror.stream import LOOKUPS_MAX, ForeignStream, OwnStream, Taken, read_message
 from jetstream.upstreams import AHEAD_MAX_US
@@ -118,7 +118,7 @@ def test_a_message_that_is_too_long_is_dropped_unread_and_the_next_one_is_not() 
 
 @pytest.mark.parametrize("error", [TypeError("a"), RecursionError(), KeyError("b" * 500), MemoryError()])
 def test_a_parser_that_fails_costs_its_message_and_nothing_else(error: Exception) -> None:
-    def parser(message: bytes) -> Message:
+    def parser(message: bytes) -> MirrorMessage:
         raise error
 
     taken = Taken()
