@@ -61,6 +61,9 @@ class UpstreamLimits:
     # --- what is received ---
     # Bytes of a message that can be received at all. The protocol's 5 MB are checked frame by frame.
     message_bytes_max: int = 32 << 20
+    # Bytes of a message of a Jetstream, which is passed over if it has more. Ours are up to 1,000,000; others
+    # write some characters in more bytes.
+    jetstream_message_bytes_max: int = 1_100_000
     # Bytes of frames that wait to be decoded. Above it the socket is not read, and TCP slows the sender down.
     # Each frame counts with `frame_overhead_bytes` more, for the objects around it: 8 MiB are then 42,000
     # empty frames, and not 1.4 million.

@@ -11,7 +11,7 @@
 
     file ◀──▶ KeyCache ◀── Resolver ◀── Directories (did:plc), PublicFetcher (did:web)
                  ▲
-                 └──────── Follower ◀── the export of the first directory, with --follow-plc
+                 └──────── ExportFollower ◀── the export of the first directory, with --follow-plc
 
 What directories and hosts do wrong is counted (`Metrics.keys`). While no directory answers, the condition
 `keys_unavailable` holds, and while its export cannot be read, `keys_not_followed`.
@@ -41,7 +41,7 @@ from jetstream.identity.directories import Directories, Outage
 from jetstream.identity.export import Progress
 from jetstream.identity.failures import KEY_FAILURES
 from jetstream.identity.fetch import Fetcher, Fetches
-from jetstream.identity.follower import Follower
+from jetstream.identity.follower import ExportFollower
 from jetstream.identity.public import PublicFetcher
 from jetstream.identity.resolver import Resolver
 from jetstream.identity.store import KeyStore, export_lock
@@ -180,7 +180,7 @@ class Keys:
             follower = None
             if settings.follow:
                 fetch = _opened(stack, Fetcher(1))
-                follower = Follower(settings.plc_urls[0], fetch, cache, self._export, following.note)
+                follower = ExportFollower(settings.plc_urls[0], fetch, cache, self._export, following.note)
             _run(stack, self._follow(cache, follower, following))
             self._closing = stack.pop_all()
         return self
@@ -276,7 +276,7 @@ class Keys:
             await asyncio.sleep(self._limits.look_s)
             self.check()
 
-    async def _follow(self, cache: KeyCache, follower: Follower | None, following: Following) -> None:
+    async def _follow(self, cache: KeyCache, follower: ExportFollower | None, following: Following) -> None:
         """Follow the export until cancelled. If another process does, look now and then how far it has read.
 
         A lock lets one process at a time read the export into a directory. What it has read is of use to

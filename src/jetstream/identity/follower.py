@@ -33,7 +33,7 @@ from jetstream.urls import shown
 logger = structlog.get_logger(__name__)
 
 
-class Follower:
+class ExportFollower:
     """Reads the export of one directory into a cache.
 
     `url` is its base URL. `note` is called after each page, with the progress. `now` gives unix seconds.

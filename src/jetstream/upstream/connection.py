@@ -3,6 +3,11 @@
 What the network, picows and the other side can do wrong comes out of here in two forms only: a `ConnectError`
 instead of a connection, or an `inbox` that has nothing more and an `ended` that says why. Idle connections
 are pinged; only a ping without an answer ends one.
+
+    connect ──▶ Inbox ──wait, drop──▶ … ──▶ close ──▶ ended
+       └──▶ ConnectError
+
+Redirects are not followed. When to connect again, the caller decides (`reconnecting`).
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from jetstream.urls import without_secrets
 
 # Characters that are shown of an error. The other side may have written most of it.
 _PROBLEM_CHARS_MAX: Final = 200
+# Bytes that are kept of the body of a response: `ConnectError.body`.
 _BODY_BYTES_MAX: Final = 1_000
 SomeInbox = TypeVar("SomeInbox", bound=Inbox)
 
@@ -49,7 +55,11 @@ class ConnectError(Exception):
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """Return what all connections trust. One of its own would take 16 ms and 0.8 MB for each."""
+    """Return what all connections trust. One of its own would take 16 ms and 0.8 MB for each.
+
+    It has the certificates that the system trusts when the first connection is made; later changes are
+    not seen.
+    """
     return ssl.create_default_context()
 
 
@@ -62,11 +72,13 @@ async def connect(
 ) -> SomeInbox:
     """Open a connection to a URL; return its inbox, which collects messages from now on.
 
-    `kind` is the class of the inbox. The callbacks are those of `Inbox`. The caller closes the inbox in any
-    case, and awaits `Inbox.ended`. Raises ConnectError, also when the handshake takes longer than
-    `handshake_timeout_s`.
+    `kind` is the class of the inbox. The callbacks are those of `Inbox`. The caller closes the inbox in
+    any case, and awaits `Inbox.ended`. Raises ConnectError, also when the handshake takes longer than
+    `handshake_timeout_s`. `url` has the scheme ws or wss, and its query has the cursor (`with_cursor`).
     """
     try:
+        # picows pings by itself after `ping_after_s` of silence, and closes the connection if no pong
+        # has come after `pong_timeout_s`.
         _, inbox = await picows.ws_connect(
             partial(kind, on_text, on_flood, limits),
             url,
@@ -111,7 +123,10 @@ _MOVED: Final = "the server has moved, and redirects are not followed: set the n
 
 
 def response_fields(status: int | None) -> dict[str, object]:
-    """Return the status of a response that is no WebSocket handshake, and a hint, as fields for the log."""
+    """Return the status of a response that is no WebSocket handshake, and a hint, as fields for the log.
+
+    None: there was no response, and there are no fields.
+    """
     if status is None:
         return {}
     hint = _MOVED if 300 <= status < 400 else _HINTS.get(status)

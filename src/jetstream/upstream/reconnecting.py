@@ -1,4 +1,16 @@
-"""What every source has: a connection that is made again and again, and how long there has been none."""
+"""What every source has: a connection that is made again and again, and how long there has been none.
+
+    run:  turn ──▶ _connect_and_read ──▶ pause ──▶ turn ──▶ …
+                    │    │        │
+             refused│    │begin   │end            `Link.changed` is called at both
+                    ▼    ▼        ▼
+           reconnecting  connected ⇄ idle         the state, for people
+
+The pause grows with each attempt, up to `backoff_max_s`, and is short again once something of use has come.
+What is read, and what is of use, a subclass decides: `Source` for firehoses, `MirrorSource` for Jetstreams.
+Whatever goes wrong with a connection ends in a pause. An error of the server itself ends `run`: `sources`
+decides what comes then.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +37,25 @@ from jetstream.urls import shown
 class Link(NamedTuple):
     """What a source has of what all sources share (`sources`)."""
 
+    # Bound to the name of the source. What upstream can cause is written once a minute.
     logger: Throttled
-    turn: Callable[[], Awaitable[None]]  # returns when the source may connect
-    changed: Callable[[], None]  # called when a connection has begun, and when it has ended
-    is_awaited: Callable[[], bool] = lambda: True  # whether a subscriber waits for what comes
-    now_us: Callable[[], int] = unix_us  # unix microseconds; should not follow short steps of the clock
+    # Returns when the source may connect: at once for a relay, in turn for a PDS.
+    turn: Callable[[], Awaitable[None]]
+    # Called when a connection has begun, and when it has ended.
+    changed: Callable[[], None]
+    # Tells whether a subscriber waits for what comes. If none does, a source may read later, and more at
+    # once.
+    is_awaited: Callable[[], bool] = lambda: True
+    # Gives unix microseconds, for the lag. Should not follow short steps of the clock.
+    now_us: Callable[[], int] = unix_us
 
 
 class Reconnecting(ABC):
-    """An upstream that is read: whether it is there, and when to connect to it again."""
+    """An upstream that is read: whether it is there, and when to connect to it again.
+
+    A subclass sets `_attempts` to 0 when something of use has come, and calls `_note_begin` and
+    `_note_end` around each connection. All times are of `time.monotonic`, in seconds.
+    """
 
     def __init__(
         self,
@@ -45,6 +67,7 @@ class Reconnecting(ABC):
     ) -> None:
         # Names this source in the log's cursors.
         self.name = upstream.name
+        # `relay`, `pds` or `jetstream`.
         self.kind = upstream.kind
         # The URL without user, password and query, for people to see.
         self.url = shown(upstream.url)
@@ -52,11 +75,13 @@ class Reconnecting(ABC):
         self.lag_s: float | None = None
         # Why the last attempt to connect failed; empty before the first, and from a connection on.
         self.problem = ""
+        # With user, password and query: not for people, and not for the log.
         self._url = upstream.url
         self._link = link
         self._metrics = metrics
         self._conditions = conditions
         self._limits = limits
+        # That of the link. Everything here is written with it.
         self._logger = link.logger
         # Connections, and attempts at one, since something of use came.
         self._attempts = 0
@@ -82,7 +107,11 @@ class Reconnecting(ABC):
 
     @abstractmethod
     async def _connect_and_read(self) -> float | None:
-        """Hold one connection to its end; return how many seconds upstream asks to wait, if it does."""
+        """Hold one connection to its end; return how many seconds upstream asks to wait, if it does.
+
+        Also returns when there is no connection, or it must be made again. Raises errors of the server
+        itself only.
+        """
 
     @property
     def is_connected(self) -> bool:
@@ -103,7 +132,10 @@ class Reconnecting(ABC):
 
     @property
     def state(self) -> UpstreamState:
-        """Whether frames come, none has come for `idle_after_s`, or there is no connection."""
+        """Whether frames come, none has come for `idle_after_s`, or there is no connection.
+
+        A PDS without writers is idle for hours: that is no fault.
+        """
         if not self.is_connected:
             return "reconnecting"
         is_idle = time.monotonic() - self._heard_at > self._limits.idle_after_s
@@ -137,7 +169,11 @@ class Reconnecting(ABC):
         self._metrics.faults.inc()
 
     async def run(self) -> None:
-        """Read upstream until cancelled."""
+        """Read upstream until cancelled.
+
+        The pause is random, so that the clients of one relay do not return to it together
+        (`retry.backoff_s`); it is not shorter than what upstream asks for.
+        """
         limits = self._limits
         while True:
             await self._link.turn()
@@ -163,11 +199,13 @@ class Reconnecting(ABC):
         self._logger.warning(event, url=self.url, error=str(error), **fields)
 
     def _note_begin(self) -> None:
+        """Begin a connection for `state`: silence counts from now, and there is no problem any more."""
         self.problem = ""
         self._connected_at = self._heard_at = time.monotonic()
         self._link.changed()
 
     def _note_end(self) -> None:
+        """End the connection for `state`. If it was of use, `gone_s` counts from now."""
         if not self.gone_s:
             self._useful_at = time.monotonic()
         self._connected_at = None
@@ -183,5 +221,6 @@ class Reconnecting(ABC):
             self._logger.info("upstream: connection closed", reason=reason, **more)
 
     def _on_flood(self, kind: str) -> None:
+        """Count and log that the other side has sent too much of a kind. The inbox has cut the connection."""
         self._metrics.floods[kind].inc()
         self._logger.warning("upstream: flood, connection closed", url=self.url, kind=kind)

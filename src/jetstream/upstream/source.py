@@ -44,7 +44,8 @@ Store = Callable[[DecodedBatch, float], Awaitable[None]]
 class Source(Reconnecting):
     """A relay or PDS whose firehose is read.
 
-    `pipeline` decodes its frames and has its cursor. `log` is asked about frames in doubt.
+    `pipeline` decodes its frames and has its cursor. `log` is asked about frames in doubt. `store` takes
+    each batch, and is awaited before the next one is read.
     """
 
     def __init__(
@@ -59,9 +60,12 @@ class Source(Reconnecting):
         limits: UpstreamLimits = UpstreamLimits(),
     ) -> None:
         super().__init__(upstream, link, metrics, conditions, limits)
+        # The stages; also what numbers were accepted, over all connections. Only `_read` gives it
+        # frames.
         self._pipeline = pipeline
         self._store = store
         self._log = log
+        # Sets the keys of history that may be sent again, before each batch.
         self._history = History(log, pipeline, limits)
         # When the first frame came after the last one that was accepted; None: none has come since.
         self._none_accepted_since: float | None = None
@@ -113,7 +117,12 @@ class Source(Reconnecting):
         return None
 
     async def _read(self, inbox: Inbox) -> None:
-        """Read a connection until it is over, or must be."""
+        """Read a connection until it is over, or must be made again. Raises what `store` and the log raise.
+
+        Frames stay in the inbox until they were decoded, so what a batch leaves is the beginning of the
+        next one. A batch is counted before it is stored: metrics are ahead of the log by one batch at
+        most.
+        """
         limits, pipeline = self._limits, self._pipeline
         while frames := await inbox.wait(limits.batch_frames_max):
             # All that was accepted is stored by now, so the log may be asked.
@@ -199,6 +208,10 @@ class Source(Reconnecting):
         return False
 
     def _on_text(self) -> None:
+        """Count a text message, and begin the condition `not_a_firehose`: a Jetstream sends text.
+
+        The condition ends with the first frame that is accepted.
+        """
         self._metrics.drops["frame_text"].inc()
         self._logger.warning(
             "upstream: sends text, which no firehose does",

@@ -38,7 +38,7 @@ _BEAT: Final = "SELECT beat, (SELECT max(last_us) FROM tail) FROM leader"
 PLAN_ONCE: Final = "SET plan_cache_mode = force_generic_plan"
 
 
-class Follower:
+class LogFollower:
     """Lets a `FollowedLog` look at the database, from `start` until `close`. `monotonic` gives seconds."""
 
     def __init__(

@@ -27,7 +27,7 @@ from jetstream.eventlog.damage import DamageRecord
 from jetstream.eventlog.erase import Tombstones
 from jetstream.eventlog.hot_tail import HotTail
 from jetstream.eventlog.postgresql.connection import ANSWER_S
-from jetstream.eventlog.postgresql.follower import RECONNECT_S, Follower
+from jetstream.eventlog.postgresql.follower import RECONNECT_S, LogFollower
 from jetstream.eventlog.postgresql.following import FollowedLog
 from jetstream.eventlog.postgresql.leader_watch import LeaderWatch
 from jetstream.eventlog.postgresql.log_end import LogEnd
@@ -104,7 +104,7 @@ class PostgresLog:
         self._stored = StoredEvents(self._log, self._pool, self._damages, limits)
         # Whether another process writes, and how far it is.
         self._leader = LeaderWatch(limits.writer_gone_s, options.monotonic)
-        self._follower = Follower(
+        self._follower = LogFollower(
             address, self._log, self._leader, conditions, options.poll_s, options.monotonic, options.primary
         )
         self._logger = Throttled(structlog.get_logger(__name__))
@@ -113,7 +113,7 @@ class PostgresLog:
     async def open(
         cls, address: str, options: PostgresOptions = PostgresOptions(), *, wait: bool = False
     ) -> PostgresLog:
-        """Open the log in a database, and read its newest events. See `Follower.start`."""
+        """Open the log in a database, and read its newest events. See `LogFollower.start`."""
         log = cls(address, options)
         try:
             await log._pool.open()
