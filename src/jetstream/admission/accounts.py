@@ -15,8 +15,8 @@ an account is active.
     an event of a source   its state     passes
     ----------------------------------------------------------------------------------------
     that decides           not as told   yes: it is told from now on
-    that decides           as told       yes, if nobody but this source has said so before;
-                                         no, if readers have it from another source
+    that decides           as told       yes, if this source has said so before, or nobody has;
+                                         no, if readers have it from another source only
     any other              not as told   no: it is kept as what this source says
     any other              as told       no
 
