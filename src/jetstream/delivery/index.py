@@ -89,9 +89,9 @@ class Groups:
     def add(self, subscriber: Subscriber, indexed: Group | None = None) -> None:
         """Put a subscriber into its group: the one there is, else `indexed`, else a new one.
 
-        `indexed` is a group of its encoding and options that has been through `index`. If it is not needed, it
-        is forgotten. A new group is indexed at once, so it should not be large: see `takes_steps`. The caller
-        has moved the subscriber to the lane's position.
+        `indexed` is a group of its encoding and options that has been through `index`. If it is not needed,
+        it is forgotten. A new group is indexed at once, so it should not be large: see `takes_steps`. The
+        subscriber is at the lane's position.
         """
         key = (subscriber.encoding, subscriber.options)
         group = self._groups.get(key)
