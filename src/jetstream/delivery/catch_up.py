@@ -174,7 +174,7 @@ class CatchUp:
                     subscriber.reach_tip(lane.position)
                     return
         finally:
-            if indexed is not None:  # closed, stopped or failed while it was indexed, or just after
+            if indexed is not None:  # closed, stopped or failed before it was used
                 lane.groups.forget(indexed)
                 self._end_indexing(lane, indexed)
 
@@ -288,8 +288,8 @@ class CatchUp:
     def _write(self, subscriber: Subscriber, batch: Batch, stop: int) -> None:
         """Write chunks of a batch up to the position `stop`, as many as one turn and the socket allow.
 
-        That is `chunks_per_turn` chunks, none after `costly_s` seconds, and one in any case. The position and
-        the number of messages left (`Bounds`) move with each chunk. An empty chunk moves the position only.
+        That is at most `chunks_per_turn` chunks, none after `costly_s` seconds, and one in any case. Each moves
+        the position, and is subtracted from what is left (`Bounds`). A chunk may have no message.
         """
         first, last, bounds = batch.index(subscriber.position), batch.index(stop), subscriber.bounds
         until = self._clock() + self._limits.costly_s

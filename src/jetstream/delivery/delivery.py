@@ -61,7 +61,7 @@ class Progress(NamedTuple):
     # `replaying` until it first reaches the tip, then `live`; `lagging` while it is behind after that.
     state: str
     lag_s: float  # how far its position is behind the newest event, in seconds of the events' times
-    messages: int  # that it was sent, and that the buffer may still hold
+    messages: int  # that it was sent; some of them may wait in the buffer
 
 
 class Positions(NamedTuple):
@@ -282,8 +282,7 @@ class Delivery:
     async def _watch(self) -> None:
         """Check all subscribers from time to time; observe how late the event loop is.
 
-        The delay is by how much the timer of the last interval fired late, which is what any other task waits
-        for its turn, too.
+        The delay is by how much the timer of this task fired late: any other task waits as long for its turn.
         """
         ping_at = self._clock() + self._limits.ping_interval_s
         while True:

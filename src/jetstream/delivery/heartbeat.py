@@ -29,7 +29,7 @@ class Heartbeat:
         self._due_at: float | None = None
 
     def restart(self) -> None:
-        """Note that one has been sent. The next one is due an interval after the next look."""
+        """Begin an interval, because one has been sent. It is counted from the next look on."""
         self._due_at = None
 
     def due(self, written: int, now: float) -> bool:

@@ -38,7 +38,7 @@ class Publisher:
     """Keeps the lanes at the tip of the log.
 
     `clock` gives monotonic seconds, `sleep` waits for seconds and at least for a turn of the event loop. One
-    per `Delivery`; only its own task, `run`, writes to subscribers at the tip.
+    per `Delivery`; only its own task, `run`, writes events to subscribers at the tip.
     """
 
     def __init__(

@@ -240,7 +240,7 @@ class Subscriber:
             self.write_control(self.encoding.framing.frames([message], [max(position - 1, 0)])[0])
 
     def reach_tip(self, position: int) -> None:
-        """Note that the subscriber is at the tip, and tell it so, unless it has been told.
+        """Mark the subscriber as live, and send a heartbeat that says so, unless one has said it.
 
         `position` is that of its lane. Called by `Delivery` and by feeders, also when it was there before.
         """
