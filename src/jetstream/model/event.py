@@ -5,7 +5,8 @@ an escape. Bodies are JSON already. Nothing downstream parses or checks them aga
 
     upstream ──▶ Event ──stamp──▶ a row of a Batch ──▶ log, subscribers
 
-An event has no time of its own: its `time_us` is given to it by the stamp (`ingest`), and kept by the batch.
+An event has no `time_us`: the stamp gives it one (`ingest`), and the batch keeps it. A mirror keeps the times
+of its upstream.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Filter:
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Computed once: they are asked for each event. A frozen dataclass can be set only in this way.
+        # Computed once: they are asked for each event. The class is frozen, so they are set in this way.
         excluded = self.excluded_collections or self.excluded_prefixes
         every_collection = not (self.collections or self.prefixes or excluded)
         dids_only = every_collection and not self.kinds

@@ -1,7 +1,7 @@
 """A sample of all repos, by the hash of their DIDs: `sample=<percent>`. Pure.
 
-The hash is CRC-32: it is fast, and clients can compute it in any language. An account can choose a DID that
-is in a sample, so a sample is not for what depends on chance.
+The hash is CRC-32: it is fast, and clients can compute it in any language. It keeps no secret: whether a DID
+is in a sample can be known before the account is created.
 """
 
 from __future__ import annotations

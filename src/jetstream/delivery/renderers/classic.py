@@ -4,7 +4,7 @@
     {"did":…,"time_us":…,"type":"com","commit":{"rev":…,"type":"d","collection":…,"rkey":…}}
     {"did":…,"time_us":…,"type":"id","identity":{…}}
 
-It has no syncs, and heartbeats for those clients that ask for them.
+It has no syncs. Clients have heartbeats if they ask for them.
 """
 
 from __future__ import annotations

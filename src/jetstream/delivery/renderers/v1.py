@@ -4,7 +4,7 @@
         "record":{…},"cid":…}}
     {"did":…,"time_us":…,"kind":"identity","identity":{…}}
 
-It has no syncs, and heartbeats for those clients that ask for them.
+It has no syncs. Clients have heartbeats if they ask for them.
 """
 
 from __future__ import annotations
