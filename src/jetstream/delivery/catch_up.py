@@ -288,8 +288,8 @@ class CatchUp:
     def _write(self, subscriber: Subscriber, batch: Batch, stop: int) -> None:
         """Write chunks of a batch up to the position `stop`, as many as one turn and the socket allow.
 
-        That is at most `chunks_per_turn` chunks, none after `costly_s` seconds, and one in any case. Each moves
-        the position, and is subtracted from what is left (`Bounds`). A chunk may have no message.
+        That is at most `chunks_per_turn` chunks, none after `costly_s` seconds, and one in any case. Each
+        moves the position, and is subtracted from what is left (`Bounds`). A chunk may have no message.
         """
         first, last, bounds = batch.index(subscriber.position), batch.index(stop), subscriber.bounds
         until = self._clock() + self._limits.costly_s
