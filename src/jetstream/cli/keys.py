@@ -22,7 +22,7 @@ from jetstream.errors import KeyCacheFull, SettingError
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Progress
 from jetstream.identity.fetch import Fetcher
-from jetstream.identity.follower import Follower
+from jetstream.identity.follower import ExportFollower
 from jetstream.identity.store import KeyStore, export_lock
 from jetstream.limits import ExportLimits
 from jetstream.runtime import run, stop_on_signals
@@ -80,7 +80,7 @@ async def _import(data_dir: Path, url: str, follow: bool) -> None:
     try:
         async with KeyCache(KeyStore(data_dir)) as cache:
             logger.info("importing signing keys", directory=shown(url), operations=cache.progress.operations)
-            follower = Follower(url, fetcher, cache, note=report.note)
+            follower = ExportFollower(url, fetcher, cache, note=report.note)
             task = asyncio.create_task(_work(follower, follow, cache, report))
             stop_on_signals(partial(_cancel, task))
             await asyncio.wait([task])
@@ -99,7 +99,7 @@ def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
 
 
-async def _work(follower: Follower, follow: bool, cache: KeyCache, report: Report) -> None:
+async def _work(follower: ExportFollower, follow: bool, cache: KeyCache, report: Report) -> None:
     progress = await follower.read_to_end()
     report.end()
     size = f"{await cache.bytes_on_disk() / 1e6:,.1f} MB"

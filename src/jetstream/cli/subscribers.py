@@ -22,6 +22,7 @@ LIST_PATH: Final = "/subscribers.json"
 KICK_PATH: Final = "/subscribers/kick"
 _FILTER_CHARS_MAX: Final = 60
 _LIVE_LAG_S: Final = 1.0
+_DURATION_MAX_S: Final = 1e9  # that is shown, whatever the server says
 _WIDTH: Final = 160  # of a table that is no terminal's
 # Restrictions that are a number or a list, in the order in which they are shown.
 _LISTS: Final = ("collections", "excludeCollections", "kinds", "text")
@@ -143,7 +144,7 @@ def table(rows: list[Row], now_s: float) -> Table:
 def _cells(row: Row, now_s: float) -> list[str]:
     compression = row.get("compression", "none")
     transport = f"{row.get('transport')}" + ("" if compression == "none" else f" {compression}")
-    since = timedelta(seconds=max(0, int(now_s - row.get("connected_us", 0) / 1e6)))
+    since = _duration(now_s - row.get("connected_us", 0) / 1e6)
     lag = row.get("lag_s")
     return [
         f"{row.get('id')}",
@@ -154,10 +155,14 @@ def _cells(row: Row, now_s: float) -> list[str]:
         summary(row.get("filter", {})),
         f"{since}",
         f"{row.get('state')}",
-        "-" if lag is None or lag < _LIVE_LAG_S else f"{timedelta(seconds=int(lag))}",
+        "-" if lag is None or lag < _LIVE_LAG_S else f"{_duration(lag)}",
         f"{row.get('messages', 0):,}",
         f"{row.get('bytes', 0):,}",
     ]
+
+
+def _duration(seconds: float) -> timedelta:
+    return timedelta(seconds=int(max(0.0, min(seconds, _DURATION_MAX_S))))
 
 
 def summary(wanted: Mapping[str, Any]) -> str:
