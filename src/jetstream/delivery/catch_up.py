@@ -42,13 +42,19 @@ from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.scheduling import Notifier, TurnQueue
 
+# How a subscription with `Bounds` ends: normally (1000, RFC 6455, section 7.4.1). The sink adds the cursor.
 LIMIT_REACHED: Final = Close(1000, "done", "done: the limit is reached, to go on connect with this cursor")
 UNTIL_REACHED: Final = Close(1000, "done", "done: until is reached, to go on connect with this cursor")
+# After an error of the log or of the feeder. The subscriber may come back with the cursor that it is sent.
 _FAILED: Final = Close(1011, "error", "the server failed to read its log: connect again")
 
 
 class CatchUp:
-    """Serves the subscribers that are behind. `clock` gives monotonic seconds, `sleep` pauses for some."""
+    """Serves the subscribers that are behind. `clock` gives monotonic seconds, `sleep` pauses for some.
+
+    Used by the event loop's thread only. `Delivery` and `Publisher` start feeders. A feeder ends by itself,
+    or by `stop`.
+    """
 
     def __init__(
         self,
@@ -63,6 +69,7 @@ class CatchUp:
         self._log = log
         # Shared with the publisher, and by all feeders: many readers return with the same cursor.
         self._cache = cache
+        # Shared with the index: records that content filters have parsed.
         self._features = features
         self._metrics = metrics
         self._limits = limits
@@ -90,7 +97,10 @@ class CatchUp:
         self._throttled = Throttled(structlog.get_logger(__name__))
 
     def start(self, subscriber: Subscriber, lane: Lane) -> None:
-        """Serve a subscriber that is in no group, until it is in one of `lane`, or at its bounds."""
+        """Serve a subscriber that is in no group, until it is in one of `lane`, or at its bounds.
+
+        Returns at once: a task does it. A subscriber that was live counts as lagging from now on.
+        """
         assert self.tasks is not None
         subscriber.fell_behind, subscriber.live = subscriber.live, False
         # At the tip a group shares the bytes that wait in the buffers. Chunks are often the reader's own.
@@ -103,7 +113,7 @@ class CatchUp:
         return self._feeders.keys()
 
     def stop(self, subscriber: Subscriber) -> None:
-        """Serve a subscriber no more."""
+        """Cancel the feeder of a subscriber. Does nothing for one that is at the tip, or that was stopped."""
         feeder = self._feeders.pop(subscriber, None)
         if feeder is not None:
             feeder.cancel()
@@ -138,6 +148,7 @@ class CatchUp:
                     await self._advance(subscriber, lane)
                 elif subscriber.position > lane.position:  # its cursor is among events not published yet
                     await self.moved.wait()
+                # The options were changed while their group was indexed: nobody will be in that group.
                 elif indexed is not None and indexed.options is not subscriber.options:
                     lane.groups.forget(indexed)
                     self._end_indexing(lane, indexed)
@@ -151,7 +162,9 @@ class CatchUp:
                     indexed = Group(subscriber.encoding, subscriber.options)
                     for _ in lane.groups.index(indexed):
                         await self._turns.wait()
+                    # Then the loop begins again: the lane has moved on meanwhile.
                 else:
+                    # Nothing is awaited from here on, so the lane stays at the subscriber's position.
                     ready, indexed = indexed, None
                     del self._feeders[subscriber]
                     subscriber.sink.lower_limit(False)
@@ -161,7 +174,7 @@ class CatchUp:
                     subscriber.reach_tip(lane.position)
                     return
         finally:
-            if indexed is not None:
+            if indexed is not None:  # closed, stopped or failed before it was used
                 lane.groups.forget(indexed)
                 self._end_indexing(lane, indexed)
 
@@ -177,6 +190,7 @@ class CatchUp:
         goes first, for as long as the client reads.
         """
         while not subscriber.sink.closing:
+            # It is in no group, whose flush would see the full socket. So it is found here that it is slow.
             if subscriber.sink.full:
                 subscriber.fell_behind, subscriber.live = subscriber.live or subscriber.fell_behind, False
             await subscriber.sink.writable()
@@ -191,7 +205,11 @@ class CatchUp:
                 await self.moved.wait()
 
     async def _advance(self, subscriber: Subscriber, lane: Lane) -> None:
-        """Move a subscriber's position by some chunks, or over all that it does not want."""
+        """Move a subscriber's position by some chunks, or over all that it does not want.
+
+        The position may stay where it is when the options have changed meanwhile. Returns after the pause
+        that `Subscriber.replay` asks for. Raises LogError when the log cannot be read.
+        """
         before = subscriber.sink.written
         self.active += 1
         try:
@@ -206,6 +224,7 @@ class CatchUp:
                 await self._send_chunks(subscriber, lane, batch)
         finally:
             self.active -= 1
+        # The pause is not a part of `active`: the publisher need not leave time for a reader that sleeps.
         if subscriber.replay is not None:
             pause_s = subscriber.replay.charge(subscriber.sink.written - before)
             if pause_s > 0:
@@ -215,7 +234,10 @@ class CatchUp:
         """Return the batch with the first events from `position` on that a subscriber may want.
 
         None when the feeder must look again. Either there are none up to the lane's position or `until`, to
-        which the subscriber has been moved. Or its options have changed meanwhile, or it is closed.
+        which the subscriber has been moved. Or its options have changed meanwhile, or it is closed. Below the
+        log's floor, events may be missing: then the subscriber is closed (1008).
+
+        Raises LogError when the log cannot be read.
         """
         stop, options = _stop(subscriber, lane), subscriber.options
         batch = await self._log.read(position, stop, options.wanted)
@@ -229,7 +251,11 @@ class CatchUp:
         return batch
 
     async def _read_later(self, subscriber: Subscriber, lane: Lane, found: int) -> Batch | None:
-        """Wait until another batch may be held, and read again from where one was found."""
+        """Wait until another batch may be held, and read again from where one was found.
+
+        None as in `_read`. The batch that is returned has its place among the held ones, and `_send_chunks`
+        gives the place back.
+        """
         options, batch = subscriber.options, None
         await self._free.acquire()
         try:
@@ -241,7 +267,11 @@ class CatchUp:
         return batch
 
     async def _send_chunks(self, subscriber: Subscriber, lane: Lane, batch: Batch) -> None:
-        """Hold a batch, wait for a turn, and write some chunks of the batch."""
+        """Hold a batch, wait for a turn, and write some chunks of the batch.
+
+        Writes nothing if the options were changed while it waited: the batch was read for the old ones. The
+        last feeder that holds a batch makes room for another one.
+        """
         options = subscriber.options
         self._held[batch] += 1
         try:
@@ -256,7 +286,11 @@ class CatchUp:
                 self._free.release()
 
     def _write(self, subscriber: Subscriber, batch: Batch, stop: int) -> None:
-        """Write chunks of a batch up to the position `stop`, as many as one turn and the socket allow."""
+        """Write chunks of a batch up to the position `stop`, as many as one turn and the socket allow.
+
+        That is at most `chunks_per_turn` chunks, none after `costly_s` seconds, and one in any case. Each
+        moves the position, and is subtracted from what is left (`Bounds`). A chunk may have no message.
+        """
         first, last, bounds = batch.index(subscriber.position), batch.index(stop), subscriber.bounds
         until = self._clock() + self._limits.costly_s
         for _ in range(self._limits.chunks_per_turn):
@@ -283,6 +317,9 @@ def _indexed_once(lane: Lane, encoding: Encoding, options: SubscriberOptions) ->
 
 
 def _stop(subscriber: Subscriber, lane: Lane) -> int:
-    """Return the position up to which a subscriber is served for now."""
+    """Return the position up to which a subscriber is served for now.
+
+    A feeder never goes beyond its lane: at the lane's position the subscriber can join the group there.
+    """
     bounds = subscriber.bounds
     return lane.position if bounds is None else min(lane.position, bounds.until)

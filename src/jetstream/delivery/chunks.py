@@ -37,9 +37,14 @@ def cut(
     chunks, which begin and end at multiples of `chunk_events`. So when thousands of readers return together,
     all their chunks but the first are the same bytes, made once. A reader with a limit of events gets no
     more than are left.
+
+    What the subscriber has of its own is read, and nothing of it is changed: the caller moves its position to
+    `Chunk.reached` and subtracts from `Bounds.left`. `first` and `last` are indices of the batch.
     """
     encoding, options = reader.encoding, reader.options
     last = min(last, first + limits.judged_events)
+    # Each of the following steps cuts what the one before has left: by the filter, by the content of records,
+    # by a number of events, by the bytes of records, by the bytes of frames.
     chosen = options.wanted.select(batch, first, last)
     if options.content is not None:
         few = _few(batch, chosen, limits)
@@ -49,6 +54,7 @@ def cut(
     if not chosen:
         return Chunk(b"", 0, last)
     rendered, whole = cache.get(batch, encoding), limits.chunk_events
+    # A shared chunk has all events of its range, so it fits any reader of everything that may have them all.
     left = sys.maxsize if reader.bounds is None else reader.bounds.left
     shared = isinstance(chosen, range) and not options.message_bytes_max and first % whole == 0
     shared = shared and left >= whole
@@ -88,7 +94,7 @@ def _made_for_once(batch: Batch, some: Sequence[int], encoding: Encoding, bytes_
 
 
 def _few(batch: Batch, chosen: Sequence[int], limits: DeliveryLimits) -> Sequence[int]:
-    """Return the first of `chosen` whose records may be parsed for one chunk."""
+    """Return the first of `chosen` whose records may be parsed for one chunk, but at least one."""
     few = chosen[: limits.parsed_events]
     return few[: fitting([batch.bodies[i] for i in few], limits.parsed_bytes)]
 
@@ -96,7 +102,8 @@ def _few(batch: Batch, chosen: Sequence[int], limits: DeliveryLimits) -> Sequenc
 def flush_end(batch: Batch, first: int, stop: int, limits: DeliveryLimits) -> int:
     """Return where a flush that begins at `first` ends: at `stop`, or earlier at a limit.
 
-    Bytes are counted as bodies, which are nearly all of a large message.
+    All are indices of the batch, and `stop` is above `first`. At least one event is taken. Bytes are counted
+    as bodies, which are nearly all of a large message.
     """
     last = min(stop, first + limits.flush_events)
     return first + fitting(batch.bodies[first:last], limits.flush_bytes)
@@ -117,13 +124,16 @@ class Rendering:
         self._batch = batch
         self._flushed = flushed
         self._wanted = wanted
-        # What the groups of a costly encoding want that have no limit; by `gather`.
+        # What the groups of a costly encoding want that have no limit: indices, rising. Set by `gather`.
         self._gathered: dict[Encoding, Sequence[int]] = {}
         # What is shared by the groups of an encoding.
         self._shared: dict[Encoding, Rendered] = {}
 
     def gather(self, group: Group) -> Steps[None]:
-        """Find what all groups of a costly encoding want, in steps, before `of` a group is asked."""
+        """Find what all groups of a costly encoding want, in steps, before `of` a group is asked.
+
+        Done once per encoding. Does nothing for a group with a limit on messages.
+        """
         encoding = group.encoding
         if encoding in self._gathered or group.message_bytes_max:
             return
@@ -133,14 +143,14 @@ class Rendering:
             if other.encoding == encoding and not other.message_bytes_max:
                 found.update(indices)
                 cost += len(indices)
-                if len(found) == len(self._flushed):
+                if len(found) == len(self._flushed):  # nothing can be added
                     break
             if budget.spend(cost):
                 yield
         self._gathered[encoding] = sorted(found)
 
     def of(self, group: Group) -> Rendered:
-        """Return what is rendered, with all that a group wants."""
+        """Return what is rendered, with all that a group wants. `gather` must have run if it is costly."""
         encoding = group.encoding
         if group.costly and group.message_bytes_max:
             return self._cache.render(self._batch, self._wanted[group], encoding, group.message_bytes_max)

@@ -56,15 +56,19 @@ from jetstream.status import LAGS_S, ReaderStatus
 
 
 class Progress(NamedTuple):
-    """How far a subscriber is."""
+    """How far a subscriber is, as the list of subscribers shows it."""
 
-    state: str  # live, replaying or lagging
-    lag_s: float  # how far it is behind the newest event
-    messages: int  # that it was sent
+    # `replaying` until it first reaches the tip, then `live`; `lagging` while it is behind after that.
+    state: str
+    lag_s: float  # how far its position is behind the newest event, in seconds of the events' times
+    messages: int  # that it was sent; some of them may wait in the buffer
 
 
 class Positions(NamedTuple):
-    """Where a subscription begins, and what the log holds. In unix microseconds."""
+    """Where a subscription begins, and what the log holds. In unix microseconds.
+
+    A client is told in the headers of the response, so that it can find out whether something is missing.
+    """
 
     cursor: int  # no event below is sent
     oldest: int | None  # time_us of the oldest event; None: the log is empty
@@ -119,7 +123,10 @@ class Delivery:
         return self._lanes.lowest.position
 
     def readers(self) -> ReaderStatus:
-        """Return how far the subscribers are behind, at most a second ago: with thousands it takes 1 ms."""
+        """Return how far the subscribers are behind, at most a second ago: with thousands it takes 1 ms.
+
+        It is read for metrics and for pages. What was counted is kept for `readers_kept_s`.
+        """
         now = self._clock()
         if now - self._readers[0] >= self._limits.readers_kept_s:
             self._readers = now, self._count_readers()
@@ -128,6 +135,7 @@ class Delivery:
     def _count_readers(self) -> ReaderStatus:
         """Count those that are behind. All others are at the position of their lane, which is the newest."""
         served, end = self._catch_up.subscribers, self._log.tip + 1
+        # One count for each bound of `LAGS_S`, and one for all above. The first has those at the tip.
         lags, catching_up, lagging = [len(self) - len(served), *(0 for _ in LAGS_S)], 0, 0
         for each in served:
             lags[bisect_left(LAGS_S, (end - each.position) / 1e6)] += 1
@@ -136,7 +144,11 @@ class Delivery:
         return ReaderStatus(catching_up, lagging, tuple(lags))
 
     async def run(self) -> None:
-        """Deliver until cancelled."""
+        """Deliver until cancelled.
+
+        All feeders run in this task group. An error of the publisher or of the watch ends all of it, as an
+        ExceptionGroup; a feeder raises none.
+        """
         async with asyncio.TaskGroup() as tasks:
             self._catch_up.tasks = tasks
             tasks.create_task(self._watch())
@@ -157,7 +169,10 @@ class Delivery:
 
         A cursor below the oldest event starts at that event, one beyond the newest event with the next. At
         the `bounds` the sink is closed. After `heartbeat_s` seconds without an event there is a heartbeat;
-        None is the wire's own interval. `replay` limits what is sent on the way to the tip.
+        None is the wire's own interval, 0 is never. `replay` limits what is sent on the way to the tip.
+
+        Returns at once; the sink may have been written to. The caller calls `remove` when the connection is
+        gone.
         """
         lane, encoding = self._lanes.enter(), self._encodings.setdefault(encoding, encoding)
         subscriber = Subscriber(sink, encoding, options, self._start(cursor, lane.position), self._clock())
@@ -170,7 +185,10 @@ class Delivery:
         return subscriber
 
     def positions(self, cursor: int | None = None) -> Positions:
-        """Return where a subscription with this cursor would begin now, and what the log holds."""
+        """Return where a subscription with this cursor would begin now, and what the log holds.
+
+        Without a cursor, it would begin with the next event.
+        """
         oldest = self._log.oldest_us
         start = self._start(cursor, self._lanes.next_position)
         return Positions(max(start, oldest or 0), oldest, None if oldest is None else self._log.tip)
@@ -185,7 +203,11 @@ class Delivery:
         return max(live if cursor is None else min(cursor, self._log.cursor_max), self._log.floor)
 
     def must_look(self, cursor: int | None) -> bool:
-        """Tell whether a cursor is beyond all that is known of the log: `look` first."""
+        """Tell whether a cursor is beyond all that is known of the log: `look` first.
+
+        A client that was served by another process, which was ahead of this one, has such a cursor. Without
+        the look it would start at a lower position, and be sent some events again.
+        """
         return cursor is not None and cursor > self._log.cursor_max
 
     async def look(self) -> None:
@@ -193,13 +215,17 @@ class Delivery:
         await self._log.look()
 
     def resume_at(self, subscriber: Subscriber) -> int:
-        """Return the cursor with which a client loses nothing that it has not been sent."""
+        """Return the cursor with which a client loses nothing that it has not been sent.
+
+        What waits in the buffer counts as sent. Of a subscriber that was removed, it is the position of the
+        last write to it, or the log's floor.
+        """
         lane = self._subscribers.get(subscriber)
         position = subscriber.position if lane is None else lane.position_of(subscriber)
         return max(position, self._log.floor)
 
     def progress(self, subscriber: Subscriber) -> Progress:
-        """Return how far a subscriber is."""
+        """Return how far a subscriber is. Its lag is 0 when the event it waits for is not there yet."""
         state = "lagging" if subscriber.fell_behind else "live" if subscriber.live else "replaying"
         behind_us = self._log.tip + 1 - self.resume_at(subscriber)
         return Progress(state, max(behind_us, 0) / 1e6, subscriber.sent)
@@ -222,7 +248,8 @@ class Delivery:
     ) -> None:
         """Judge every event from the subscriber's position on by new options, and none before.
 
-        A heartbeat, if there are any, says which position that is.
+        A heartbeat, if there are any, says which position that is. Raises KeyError for a subscriber that was
+        removed.
         """
         lane = self._subscribers[subscriber]
         at_tip = subscriber.group is not None
@@ -235,6 +262,7 @@ class Delivery:
             self._place(subscriber, lane)
 
     def _set_heartbeat(self, subscriber: Subscriber, interval_s: int | None) -> None:
+        """Set the interval of heartbeats, in seconds; None: that of the wire; 0: none."""
         asked = interval_s is not None
         interval_s = subscriber.encoding.renderer.heartbeat_s if interval_s is None else interval_s
         subscriber.heartbeat = Heartbeat(interval_s, asked=asked) if interval_s else None
@@ -252,7 +280,10 @@ class Delivery:
             self._catch_up.start(subscriber, lane)
 
     async def _watch(self) -> None:
-        """Check all subscribers from time to time; observe how late the event loop is."""
+        """Check all subscribers from time to time; observe how late the event loop is.
+
+        The delay is by how much the timer of this task fired late: any other task waits as long for its turn.
+        """
         ping_at = self._clock() + self._limits.ping_interval_s
         while True:
             due = self._clock() + self._limits.watch_interval_s
@@ -265,7 +296,11 @@ class Delivery:
             await self.check(now, ping=ping)
 
     async def check(self, now: float, *, ping: bool) -> None:
-        """Check every subscriber once, some in each turn of the event loop; `ping` those that are idle."""
+        """Check every subscriber once, some in each turn of the event loop; `ping` those that are idle.
+
+        `now` is the time at which the check begins, in monotonic seconds. Subscribers that come meanwhile are
+        left to the next call, and those that go are checked without effect.
+        """
         waiting = 0
         for count, subscriber in enumerate(list(self._subscribers), 1):
             buffered = subscriber.sink.buffered
@@ -285,6 +320,7 @@ class Delivery:
             self.relieve(waiting - self._buffer_total)
 
     def _close_if_slow(self, subscriber: Subscriber, buffered: int, now: float) -> None:
+        """Close a subscriber (1008) whose socket has taken nothing for `slow_timeout_s`."""
         stalled_s = subscriber.stalled_s(buffered, now)
         if stalled_s >= self._slow_timeout_s:
             subscriber.sink.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
@@ -307,7 +343,8 @@ class Delivery:
     def _end_in_time(self, subscriber: Subscriber, bounds: Bounds, lane: Lane) -> None:
         """Have a subscriber closed that has no event before `until` to come, once all there are were judged.
 
-        Its feeder closes it, as at any other end.
+        Its feeder closes it, as at any other end. The watermark says that none is to come: without it, a
+        subscription to a quiet time would end with the first event after `until`.
         """
         judged_all = bounds.until > subscriber.position >= lane.position > self._log.newest
         if judged_all and self._log.watermark >= bounds.until:
@@ -315,7 +352,11 @@ class Delivery:
             self._catch_up.moved.notify()
 
     def relieve(self, excess: int) -> None:
-        """Put subscribers at the tip with the fullest buffers behind, until `excess` bytes fewer wait."""
+        """Put subscribers at the tip with the fullest buffers behind, until `excess` bytes fewer wait.
+
+        Nothing is dropped: what waits is still sent. But a feeder writes only to a socket that is not full,
+        and the limit of its buffer is lower. So these buffers do not grow any more.
+        """
         at_tip = [each for each in self._subscribers if each.group is not None and each.sink.buffered]
         for subscriber in sorted(at_tip, key=lambda subscriber: -subscriber.sink.buffered):
             if excess <= 0:

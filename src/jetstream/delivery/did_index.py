@@ -24,11 +24,16 @@ TUPLE_MAX: Final = 8
 SHARDS: Final = 64
 
 Entry = TypeVar("Entry")
-Defer = Callable[[Steps[None]], None]  # runs work in steps, some time later
+# Runs work in steps, some time later and in the order in which it was given: `Worker.put`.
+Defer = Callable[[Steps[None]], None]
 
 
 class DidIndex(Generic[Entry]):
-    """Entries under the DIDs that each names."""
+    """Entries under the DIDs that each names.
+
+    An entry is a `Group` or a `Listed`, which are compared by identity. An entry can be looked up while it is
+    being added or removed: it stands under some of its DIDs then.
+    """
 
     __slots__ = ("shards",)
 
@@ -45,13 +50,14 @@ class DidIndex(Generic[Entry]):
                 yield
 
     def remove(self, dids: Iterable[bytes], entry: Entry) -> Steps[None]:
-        """Remove an entry from under DIDs, also one that was added in part."""
+        """Remove an entry from under DIDs, also one that was added in part, in steps as `add`."""
         for count, did in enumerate(dids, 1):
             self._remove(did, entry)
             if count % DIDS_PER_STEP == 0:
                 yield
 
     def _add(self, did: bytes, alone: tuple[Entry]) -> None:
+        """Put an entry under a DID, unless it is there. `alone` is the entry as a tuple of one."""
         shard = self.shards[hash(did) % SHARDS]
         entries = shard.get(did)
         if entries is None:
@@ -62,6 +68,7 @@ class DidIndex(Generic[Entry]):
             shard[did] = entries + alone if len(entries) < TUPLE_MAX else dict.fromkeys(entries + alone)
 
     def _remove(self, did: bytes, entry: Entry) -> None:
+        """Remove an entry from under a DID, if it is there. A dict stays a dict when it gets smaller."""
         shard = self.shards[hash(did) % SHARDS]
         entries = shard.get(did, ())
         if entry not in entries:
@@ -75,13 +82,13 @@ class DidIndex(Generic[Entry]):
 
 
 class Listed:
-    """A list of DIDs in the index."""
+    """A list of DIDs in the index. It is an entry of a `DidIndex`, and compared by identity."""
 
     __slots__ = ("dids", "ready", "users")
 
     def __init__(self, dids: DidSet) -> None:
         self.dids = dids
-        # How many groups use it; changed by `ListIndex`.
+        # How many groups of all lanes use it; changed by `ListIndex`.
         self.users = 0
         # Whether it stands under all of its DIDs; set by `ListIndex`.
         self.ready = False
@@ -105,7 +112,10 @@ class ListIndex:
         return listed is None or not listed.ready
 
     def hold(self, dids: DidSet) -> Listed:
-        """Count a user of a list, and return the list. It is in the index after `fill`."""
+        """Count a user of a list, and return the list. It is in the index after `fill`.
+
+        Each call needs one of `release`, also if `fill` was not run to its end.
+        """
         listed = self._lists.get(dids)
         if listed is None:
             listed = self._lists[dids] = Listed(dids)
@@ -113,7 +123,7 @@ class ListIndex:
         return listed
 
     def find(self, dids: DidSet) -> Listed:
-        """Return a list that has users."""
+        """Return a list that has users. Raises KeyError for any other."""
         return self._lists[dids]
 
     def fill(self, listed: Listed) -> Steps[None]:
@@ -123,7 +133,11 @@ class ListIndex:
             listed.ready = True
 
     def release(self, listed: Listed) -> None:
-        """Count one user less; remove a list with its last one, a large one later."""
+        """Count one user less; remove a list with its last one, a large one later.
+
+        If it is used again before that, it is a new `Listed`: two stand under the DIDs for a while, and no
+        group uses the old one.
+        """
         listed.users -= 1
         if not listed.users:
             del self._lists[listed.dids]

@@ -24,7 +24,7 @@ _FEATURES_BYTES: Final = 400
 
 
 class Parsed:
-    """What is parsed of one batch."""
+    """What is parsed of one batch. It can be used after the cache has dropped it, and is not counted then."""
 
     __slots__ = ("_features", "_watch", "size")
 
@@ -37,7 +37,7 @@ class Parsed:
         self.size = 0
 
     def features(self, batch: Batch, index: int) -> Features:
-        """Return the features of an event of this batch that carries a record."""
+        """Return the features of an event of this batch that carries a record; parse it if it is new."""
         found = self._features.get(index)
         if found is None:
             found = self._features[index] = features_of(batch.bodies[index])
@@ -60,7 +60,10 @@ class FeatureCache:
         return sum(parsed.size for parsed in list(self._entries.values()))
 
     def parsed(self, batch: Batch) -> Parsed:
-        """Return what there is of a batch, as the last used. Drops others until they are within the bound."""
+        """Return what there is of a batch, as the last used. Drops others until they are within the bound.
+
+        What is added to the returned one is counted at the next call.
+        """
         entries, key = self._entries, id(batch)
         parsed = entries.pop(key, None)
         if parsed is None:

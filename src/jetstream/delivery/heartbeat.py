@@ -10,7 +10,10 @@ from __future__ import annotations
 
 
 class Heartbeat:
-    """When the next heartbeat of one subscriber is due."""
+    """When the next heartbeat of one subscriber is due. `asked`: whether the client has asked for them.
+
+    `Subscriber.heartbeat` is one, or None. It reads no clock: `Delivery.check` asks `due` twice a second.
+    """
 
     __slots__ = ("_due_at", "_written", "interval_s", "live")
 
@@ -26,7 +29,7 @@ class Heartbeat:
         self._due_at: float | None = None
 
     def restart(self) -> None:
-        """Note that one has been sent."""
+        """Begin an interval, because one has been sent. It is counted from the next look on."""
         self._due_at = None
 
     def due(self, written: int, now: float) -> bool:

@@ -46,7 +46,7 @@ Found = dict[Group, Sequence[int]]  # the indices that each group wants, rising
 
 
 class Groups:
-    """The groups of one lane, indexed by what they want.
+    """The groups of one lane, indexed by what they want. Used by the event loop's thread only.
 
     `collections_remembered` bounds the memory for collections, `defer` runs what takes long, `features`
     parses records for content filters. `lists` has the lists of all lanes; None: there are no others. In one
@@ -87,7 +87,12 @@ class Groups:
         return bool(large) and (subscriber.encoding, subscriber.options) not in self._groups
 
     def add(self, subscriber: Subscriber, indexed: Group | None = None) -> None:
-        """Put a subscriber into its group: the one there is, else `indexed`, else a new one."""
+        """Put a subscriber into its group: the one there is, else `indexed`, else a new one.
+
+        `indexed` is a group of its encoding and options that has been through `index`. If it is not needed,
+        it is forgotten. A new group is indexed at once, so it should not be large: see `takes_steps`. The
+        subscriber is at the lane's position.
+        """
         key = (subscriber.encoding, subscriber.options)
         group = self._groups.get(key)
         if group is None:
@@ -97,6 +102,7 @@ class Groups:
         elif indexed is not None:
             self.forget(indexed)
         group.members[subscriber] = None
+        # Messages are counted for the group as a whole: what it had before is not this subscriber's.
         subscriber.messages -= group.messages
         subscriber.group = group
 
@@ -117,7 +123,11 @@ class Groups:
         (self._defer if large else finish)(self._unindex(group))
 
     def index(self, group: Group) -> Steps[None]:
-        """Put a group without members into the index, in steps of well under a millisecond."""
+        """Put a group without members into the index, in steps of well under a millisecond.
+
+        From the first step on `judge` may find it, for some of its DIDs. The caller must add a member or call
+        `forget`, also if it does not run all steps.
+        """
         wanted = group.options.wanted
         if _needs_refining(group.options):
             self._refined[group] = None
@@ -147,6 +157,7 @@ class Groups:
             del self._with_dids[group]
 
     def _leave_list(self, group: Group) -> None:
+        """Take a group out of those of its list, and count one user of the list less."""
         listed = self._lists.find(group.options.wanted.listed)
         parts = self._by_list[listed]
         parts.remove(group)
@@ -162,9 +173,10 @@ class Groups:
         """Return the indices of `batch[start:stop]` that each group wants, without groups that want none.
 
         It is done in steps. Groups may come and go between two of them: one that comes gets some events, or
-        none, and one that goes may be found.
+        none, and one that goes may be found. The publisher writes to no member that joined meanwhile.
         """
         whole, picked = range(start, stop), Picked()
+        # Groups of `_parts` have no DIDs, and those of `_by_did` have no part: no group is picked twice.
         if self._parts.used:
             yield from self._parts.judge(batch, whole, picked)
         if self._with_dids:
@@ -178,6 +190,7 @@ class Groups:
         return found
 
     def _pick_by_did(self, batch: Batch, whole: range, picked: Picked) -> Steps[None]:
+        """Add what groups want that name the DID of an event. The rest of each filter is tested here."""
         dids, shards, budget = batch.dids, self._by_did.shards, Budget(self._per_step)
         for i in whole:
             did = dids[i]
@@ -204,6 +217,7 @@ class Groups:
             parts, picked = self._by_list.get(listed), Picked()
             if parts is not None:  # else the list is of another lane
                 yield from parts.judge(batch, indices, picked)
+                # `indices` is shared by all of `everything`: what is found is replaced, and never changed.
                 for group, more in {**dict.fromkeys(parts.everything, indices), **picked}.items():
                     found[group] = sorted([*found[group], *more]) if group in found else more
                 yield
@@ -211,6 +225,7 @@ class Groups:
     def _refine(self, batch: Batch, found: Found) -> Steps[None]:
         """Judge what was found by what the index does not look at: excluded DIDs, content beside DIDs."""
         budget = Budget(self._per_step)
+        # A new set, because groups may come and go between two steps.
         for group in self._refined.keys() & found.keys():
             wanted, content = group.options.wanted, group.options.content
             if wanted.excluded_dids:
@@ -240,6 +255,7 @@ class Groups:
 
 
 def _wants_of_repo(group: Group, batch: Batch, i: int) -> bool:
+    """Tell whether a group that names the DID of an event wants its kind and collection."""
     return group.options.wanted.wants_of_repo(batch.kinds[i], batch.collections[i])
 
 

@@ -2,6 +2,9 @@
 
 Each holds some of the groups, and finds those that want an event by its collection, by its kind, by the hash
 of its DID, or by what its record has. `Parts` (in `parts`) has one of each.
+
+The same question is asked for many events, so `ByCollection` and `BySample` remember the answers. A group
+that comes or goes clears all of them.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ Picked = dict[Group, list[int]]  # the indices that each group wants, rising
 
 
 class Part(Protocol):
-    """A part of the index."""
+    """A part of the index. It judges all of a group's filter but what its docstring names."""
 
     @property
     def groups(self) -> Mapping[Group, None]:
@@ -48,7 +51,10 @@ class Part(Protocol):
         """Remove a group that is there."""
 
     def pick(self, batch: Batch, indices: Sequence[int], picked: Picked) -> Steps[None] | None:
-        """Add those of `indices`, rising, that each group wants to `picked`, or return steps that do so."""
+        """Add those of `indices`, rising, that each group wants to `picked`, or return steps that do so.
+
+        Where this returns steps, groups may come and go between two of them.
+        """
 
 
 class ByCollection:
@@ -81,6 +87,7 @@ class ByCollection:
         self._forget()
 
     def _forget(self) -> None:
+        """Forget what was found. The dict stays the same one: `pick` has it at hand."""
         self.remembered.clear()
         self._held = 0
 
@@ -94,7 +101,7 @@ class ByCollection:
         return groups
 
     def wanting(self, collection: bytes) -> tuple[Group, ...]:
-        """Return the groups that want a collection."""
+        """Return the groups that want a collection, as `find` does; from memory if they are remembered."""
         groups = self.remembered.get(collection)
         return self.find(collection) if groups is None else groups
 
@@ -116,6 +123,7 @@ class ByKind:
 
     def __init__(self, remembered_max: int) -> None:
         self._remembered_max = remembered_max
+        # All groups, each under one kind or more in `_parts`.
         self.groups: dict[Group, None] = {}
         # By kind; only of kinds that a group names, so that other events cost next to nothing.
         self._parts: dict[bytes, ByCollection] = {}
@@ -176,12 +184,17 @@ class BySample:
         self._forget()
 
     def _forget(self) -> None:
+        """Forget what was found, and how large the largest sample is."""
         self._below = None
         self._held = 0
         self.remembered.clear()
 
     def find(self, kind: bytes, collection: bytes) -> tuple[list[int], list[Group]]:
-        """Return the groups that want events of a kind and a collection, with bounds; remember them."""
+        """Return the groups that want events of a kind and a collection, with bounds; remember them.
+
+        Bounds rise with the samples: of the groups whose bound is above the hash of an event's DID, `pick`
+        finds the first by bisection, and takes all that follow.
+        """
         if len(self.remembered) >= self._remembered_max or self._held >= self._held_max:
             self.remembered.clear()
             self._held = 0
@@ -207,6 +220,7 @@ class BySample:
 
 
 def _sample(group: Group) -> int:
+    """Return a group's sample, in ten-thousandths of all repos."""
     return group.options.wanted.sample
 
 
@@ -223,8 +237,9 @@ class ByContent:
         # All groups. A record is parsed only if some group wants its collection.
         self._all = ByCollection(remembered_max)
         self.groups = self._all.groups
+        # Those whose content filter asks for phrases first (`Content.by_phrases`).
         self._by_phrase = PhraseIndex()
-        # Those that are not found by their phrases.
+        # The others, by each term of their first clause. No dict in it is empty.
         self._by_term: dict[str, dict[Group, None]] = {}
         self._features = features
         self._per_step = per_step
@@ -252,13 +267,17 @@ class ByContent:
                     del self._by_term[term]
 
     def pick(self, batch: Batch, indices: Sequence[int], picked: Picked) -> Steps[None]:
-        """Add those of `indices`, rising, that each group wants to `picked`, in steps."""
+        """Add those of `indices`, rising, that each group wants to `picked`, in steps.
+
+        Deletes are wanted by none. Events without a collection have no record: they are judged without the
+        content filter. So identity events pass if the kinds of a group name them.
+        """
         kinds, dids, collections, everyone = batch.kinds, batch.dids, batch.collections, self._all
         parsed, budget = self._features.parsed(batch), Budget(self._per_step)
         for i in indices:
             kind, collection = kinds[i], collections[i]
             groups: Sequence[Group] = everyone.wanting(collection)
-            if not groups or (collection and kind not in RECORDS):
+            if not groups or (collection and kind not in RECORDS):  # nobody wants it; a delete
                 continue
             if kind in RECORDS:
                 groups = yield from self._matching(parsed.features(batch, i), budget)
@@ -269,7 +288,10 @@ class ByContent:
                 yield
 
     def _matching(self, features: Features, budget: Budget) -> Steps[Sequence[Group]]:
-        """Return the groups whose content filter a record matches, in steps."""
+        """Return the groups whose content filter a record matches, in steps.
+
+        The clauses are judged first, which costs little. Phrases are searched for where all clauses are met.
+        """
         search, terms = Search(features, budget), frozenset(features.terms)
         matching, standing = [], (yield from self._standing(search, terms, budget))
         for at in range(0, len(standing), _PER_LOOK):
@@ -277,6 +299,7 @@ class ByContent:
             for group in some:
                 content = _content(group)
                 if content.meets(terms):
+                    # One that stands under its phrases was found by one of them.
                     found = not content.phrases or content.by_phrases
                     if found or (yield from search.of(content.phrases)):
                         matching.append(group)
@@ -299,6 +322,7 @@ class ByContent:
 
 
 def _content(group: Group) -> Content:
+    """Return the content filter of a group that has one."""
     content = group.options.content
     assert content is not None
     return content

@@ -3,6 +3,13 @@
 With one part, an event would wait for the flush in progress to end, and then for its reader's turn in the
 next one. With lanes it waits for the flush of its reader's lane only. Each flush goes up to the newest event,
 so what is stored during one flush is part of the next.
+
+    lane 1   ├─ flush ─┤                   ├─ flush ─┤
+    lane 2             ├─ flush ─┤                   ├─ flush ─┤
+    lane 3                       ├─ flush ─┤                   ├─ …        time ─▶
+
+The publisher flushes the lane with the lowest position, and moves the positions. A subscriber stays in its
+lane from `enter` to `leave`, also while it is behind.
 """
 
 from __future__ import annotations
@@ -38,7 +45,7 @@ class Lane:
         self.subscribers = 0
 
     def move(self, position: int) -> None:
-        """Move the position, as a flush does before it writes."""
+        """Move the position, as a flush does before it writes. `position` is at or above the one before."""
         self.flushed_from, self.position = self.position, position
 
     def position_of(self, subscriber: Subscriber) -> int:
@@ -46,11 +53,17 @@ class Lane:
         group = subscriber.group
         if group is None:
             return subscriber.position
+        # A write sets the position of a member. While the flush judges, it is not known which groups will be
+        # written to. So all members count as not written to, but for those that joined after the move.
         unwritten = (self.judging or group.flushing) and subscriber.position != self.position
         return self.flushed_from if unwritten else self.position
 
     def detach(self, subscriber: Subscriber) -> None:
-        """Take a subscriber out of its group, with its position."""
+        """Take a subscriber out of its group, with its position.
+
+        The caller puts it into another group or starts a feeder, from `subscriber.position` on. Its count of
+        messages is corrected: `Group.messages` counts what is being written already.
+        """
         position, group = self.position_of(subscriber), subscriber.group
         if group is not None and position != self.position:  # what is being written comes from the log
             subscriber.messages -= group.writing
@@ -70,6 +83,7 @@ class Lanes:
     ) -> None:
         self._limits = limits
         self._defer = defer  # see `Groups`
+        # Shared by all lanes, and with the feeders.
         self._features = features
         # The lists of DIDs that groups of any lane use.
         self._lists = ListIndex(defer)
@@ -108,6 +122,7 @@ class Lanes:
 
     @property
     def _emptiest(self) -> Lane:
+        """The lane with the fewest subscribers, the oldest of these."""
         return min(self._lanes, key=lambda lane: lane.subscribers)
 
     def _is_full(self, lane: Lane) -> bool:
@@ -121,6 +136,7 @@ class Lanes:
             self._lanes.remove(lane)
 
     def _new(self, position: int) -> Lane:
+        """Return a lane without subscribers, with an index of its own. It is not added to the lanes."""
         limits = self._limits
         groups = Groups(
             limits.collections_remembered, self._defer, self._features, self._lists, limits.judged_per_step

@@ -18,7 +18,11 @@ from jetstream.limits import DeliveryLimits
 
 
 class Pacer:
-    """Keeps account of the time that flushes take and pauses give, in seconds of the event loop."""
+    """Keeps account of the time that flushes take and pauses give, in seconds of the event loop.
+
+    The publisher tells it of each flush (`flushed`) and of each pause (`paused`), and asks `flush_more`,
+    `turn_over` and `due_s` what to do next.
+    """
 
     def __init__(self, limits: DeliveryLimits = DeliveryLimits()) -> None:
         self._limits = limits

@@ -1,4 +1,14 @@
-"""`Parts`: groups by what they want beside DIDs, and the steps in which events are judged for them. Pure."""
+"""`Parts`: groups by what they want beside DIDs, and the steps in which events are judged for them. Pure.
+
+    content filter        ByContent       the first of these that a group has decides in which part it is
+    sample                BySample
+    kinds                 ByKind
+    collections           ByCollection
+    none of these         `everything`, which no event is tested for
+
+`Groups` has one for the groups of a lane without DIDs, and one for each list of DIDs: for the groups that use
+the list. Each part judges all of a filter but its DIDs; `ByContent` judges these, too.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +32,7 @@ _PARSED_PER_GROUP: Final = 2
 
 
 def parsing(batch: Batch, index: int) -> int:
-    """Return what it costs to parse a record, in groups that are judged."""
+    """Return what it costs to parse a record, in groups that are judged (the unit of `judged_per_step`)."""
     return _PARSING + len(batch.bodies[index]) // _PARSED_PER_GROUP
 
 
@@ -79,7 +89,11 @@ class Parts:
             self._note_used()
 
     def judge(self, batch: Batch, indices: Sequence[int], picked: Picked) -> Steps[None]:
-        """Add those of `indices` that each group wants, but for those that want everything, in steps."""
+        """Add those of `indices` that each group wants, but for those that want everything, in steps.
+
+        What is found is added to `picked`, in the order of `indices`, which rise. The caller adds the groups
+        of `everything`, which want all of `indices`. Groups may come and go between two steps.
+        """
         at, stop = 0, len(indices)
         while at < stop and self.used:
             some = self._fitting(batch, indices[at:])
@@ -92,12 +106,16 @@ class Parts:
                 yield
 
     def _fitting(self, batch: Batch, indices: Sequence[int]) -> Sequence[int]:
-        """Return the first of `indices`, as many as are judged in one step."""
+        """Return the first of `indices`, as many as are judged in one step.
+
+        The more groups, the fewer events. With content filters, the records and their bytes are bounded, too.
+        """
         groups = sum([len(part.groups) for part in self.used])
         some = indices[: max(1, self._per_step // groups)]
         return parsed_in_one_step(batch, some) if self._by_content.groups else some
 
     def _note_used(self) -> None:
+        """Find out which parts have groups, after one has come or gone."""
         parts: tuple[Part, ...] = (self._by_collection, self._by_kind, self._by_sample, self._by_content)
         self.used = tuple([part for part in parts if part.groups])
 

@@ -28,7 +28,10 @@ _NO_WORD: Final = ""
 
 
 class Search:
-    """Searches for phrases in the words of one record, for each once. `budget` counts what that costs."""
+    """Searches for phrases in the words of one record, for each once. `budget` counts what that costs.
+
+    It is made for one record, and used in one pass over the groups.
+    """
 
     __slots__ = ("_budget", "_features", "_found")
 
@@ -39,7 +42,7 @@ class Search:
         self._found: dict[str, bool] = {}
 
     def words(self) -> Steps[dict[str, None]]:
-        """Return what the phrases of the record may stand under, each once."""
+        """Return what the phrases of the record may stand under, each once: its words, and `_NO_WORD`."""
         words = self._features.words
         if self._budget.spend(len(words) // _SPLIT_PER_GROUP):
             yield
@@ -57,7 +60,10 @@ class Search:
 
 
 class PhraseIndex:
-    """Groups under the phrases that they want."""
+    """Groups under the phrases that they want.
+
+    A phrase keeps its word for as long as a group wants it, even if another word becomes rarer meanwhile.
+    """
 
     __slots__ = ("_by_word", "_word_of")
 
@@ -72,7 +78,7 @@ class PhraseIndex:
         return len(self._word_of)
 
     def add(self, phrases: Iterable[str], group: Group) -> None:
-        """Put a group under phrases."""
+        """Put a group under phrases, which are as `Content.phrases` has them."""
         for phrase in phrases:
             word = self._word_of.get(phrase)
             if word is None:
@@ -91,6 +97,7 @@ class PhraseIndex:
                 del self._by_word[word]
 
     def _rarest(self, phrase: str) -> str:
+        """Return the word that a new phrase stands under; `_NO_WORD` for a phrase without a whole word."""
         by_word = self._by_word
         return min(
             islice(dict.fromkeys(whole_words(phrase)), _WORDS_MAX),
@@ -99,7 +106,10 @@ class PhraseIndex:
         )
 
     def find(self, search: Search, budget: Budget) -> Steps[dict[Group, None]]:
-        """Return the groups that want any phrase that a record has, in steps."""
+        """Return the groups that want any phrase that a record has, in steps.
+
+        Each is there once, as a key without a value. Groups that come between two steps may be missing.
+        """
         groups: dict[Group, None] = {}
         for word in (yield from search.words()):
             phrases = self._by_word.get(word)

@@ -37,7 +37,8 @@ from jetstream.steps import Steps, T
 class Publisher:
     """Keeps the lanes at the tip of the log.
 
-    `clock` gives monotonic seconds, `sleep` waits for seconds and at least for a turn of the event loop.
+    `clock` gives monotonic seconds, `sleep` waits for seconds and at least for a turn of the event loop. One
+    per `Delivery`; only its own task, `run`, writes events to subscribers at the tip.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Publisher:
         self._follower = log.followers.join(lanes.lowest.position)
 
     async def run(self) -> None:
-        """Publish until cancelled."""
+        """Publish until cancelled. Raises LogError when the log cannot be read; nothing is retried here."""
         try:
             while True:
                 await self._log.wait(self._lanes.lowest.position)
@@ -83,7 +84,11 @@ class Publisher:
             self._follower.leave()
 
     def observe_delivery(self) -> None:
-        """Observe the delay of events that all lanes have been sent by now."""
+        """Observe the delay of events that all lanes have been sent by now.
+
+        The delay is from when the oldest event of an append was received to now, in seconds. This is called
+        after each flush, and when a subscriber is removed.
+        """
         position, now = self._lanes.lowest.position, self._clock()
         appended = self._follower.appended
         while appended and appended[0][0] < position:
@@ -95,12 +100,17 @@ class Publisher:
         began = self._clock()
         await self._sleep(self._pacer.due_s)
         slept = self._clock()
+        # The writer appends once this is above the tip: once a lane has all that is stored. What it appends
+        # goes to the other lanes together with what they lack.
         self._follower.advance(self._lanes.highest.position)
         await asyncio.sleep(0)  # ingest appends, so that it is part of the next flush
         self._pacer.paused(slept - began, self._clock() - slept)
 
     async def _flush(self, lane: Lane) -> None:
-        """Move a lane over the next events, and write them to all its subscribers at the tip."""
+        """Move a lane over the next events, and write them to all its subscribers at the tip.
+
+        It takes what one batch of the log has, up to the limits of a flush. Raises LogError.
+        """
         stop = self._log.tip + 1
         batch = await self._log.read(lane.position, stop, EVERYTHING)
         if batch is None:  # all of it was trimmed or erased before it could be published
@@ -122,7 +132,9 @@ class Publisher:
     async def _deliver(self, lane: Lane, batch: Batch, first: int, last: int) -> tuple[int, float]:
         """Write `batch[first:last]` to all at the tip, in turns; return to how many, and the time it took.
 
-        The time is without the turns of others in between, in seconds.
+        The time is without the turns of others in between, in seconds. `lane` has been moved over the events
+        before. First all groups are judged. Then the bytes of each group are made once, and written to its
+        members. A turn ends after `turn_s`, which is looked at after each step and some writes.
         """
         turn, written, unlooked = _Turn(self._clock), 0, 0
         # By wire, for the metrics: added up here, because counters take a lock.
@@ -135,6 +147,8 @@ class Publisher:
             group.flushing = True
         lane.judging = False
         for group, indices in wanted.items():
+            # What groups of a costly encoding want is compressed when the first of them is written to. That
+            # may take a whole turn, so it begins in a turn that is still short.
             if group.costly:
                 await self._in_turns(rendering.gather(group), turn)
                 if turn.lasts(self._limits.costly_s):
@@ -142,6 +156,7 @@ class Publisher:
             frames = rendering.of(group).frames(indices, group.message_bytes_max)
             data = b"".join(frames)
             members, reached = list(group.members) if frames else [], 0
+            # A member that leaves while others are written to subtracts `writing`: see `Lane.detach`.
             group.writing = len(frames)
             group.messages += len(frames)
             unlooked += len(indices)
@@ -173,7 +188,11 @@ class Publisher:
                 await turn.end()
 
     def _write(self, lane: Lane, group: Group, members: list[Subscriber], data: bytes) -> int:
-        """Write to members that are still in the group and were not written to; return how many."""
+        """Write to members that are still in the group and were not written to; return how many.
+
+        One whose socket is full afterwards has these bytes, too. It leaves the group, and a feeder goes on
+        with what follows.
+        """
         position, size, written = lane.position, len(data), 0
         for subscriber in members:
             if subscriber.group is group and subscriber.position != position:
@@ -196,9 +215,9 @@ class _Turn:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        # When the turn began.
+        # When the turn began, in monotonic seconds; moved by `end`.
         self._began = clock()
-        # Seconds in the turns before.
+        # Seconds in the turns before; added to by `end`.
         self._before_s = 0.0
 
     @property
@@ -207,7 +226,7 @@ class _Turn:
         return self._before_s + self._clock() - self._began
 
     def lasts(self, seconds: float) -> bool:
-        """Tell whether the turn has taken so long."""
+        """Tell whether the turn has taken so many seconds. The turns before are not counted."""
         return self._clock() - self._began >= seconds
 
     async def end(self) -> None:

@@ -37,7 +37,7 @@ class Chunk(NamedTuple):
     """What one write carries to a reader that catches up."""
 
     data: bytes  # whole frames
-    messages: int
+    messages: int  # in `data`; declined events and messages above a limit are not counted
     reached: int  # the index up to which the batch has been judged
 
 
@@ -67,7 +67,7 @@ class Rendered:
         self.size = 0
 
     def has(self, index: int) -> bool:
-        """Tell whether an event is rendered."""
+        """Tell whether an event is rendered, or was declined."""
         return index < len(self._frames) and self._frames[index] is not _NOT_MADE
 
     def has_all(self, indices: Sequence[int]) -> bool:
@@ -75,7 +75,7 @@ class Rendered:
         return self._complete and indices[-1] < len(self._frames)
 
     def frames(self, indices: Sequence[int], message_bytes_max: int = 0) -> list[bytes]:
-        """Return the frames of events that have been rendered.
+        """Return the frames of events that have been rendered, in their order.
 
         Leaves out events that the renderer declined or whose JSON is longer than `message_bytes_max`; 0 is no
         limit.
@@ -103,7 +103,10 @@ class Rendered:
         return at < len(declined) and declined[at] <= indices[-1]
 
     def fit(self, indices: Sequence[int], bytes_max: int) -> Sequence[int]:
-        """Return the first of `indices` whose frames have at most `bytes_max` together, but at least one."""
+        """Return the first of `indices` whose frames have at most `bytes_max` together, but at least one.
+
+        Declined events count as no bytes.
+        """
         frames = self._frames
         return indices[: fitting([frames[i] for i in indices], bytes_max)]
 
@@ -164,7 +167,10 @@ class Rendered:
 
 
 class RenderCache:
-    """What is rendered of all batches, at most `bytes_max` bytes of it, or one batch in one encoding."""
+    """What is rendered of all batches, at most `bytes_max` bytes of it, or one batch in one encoding.
+
+    Used by the event loop's thread only, but for the end of batches.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -178,7 +184,7 @@ class RenderCache:
 
     @property
     def size(self) -> int:
-        """How many bytes are held."""
+        """How many bytes are held. Looks at every entry."""
         return sum(rendered.size for rendered in list(self._entries.values()))
 
     def get(self, batch: Batch, encoding: Encoding) -> Rendered:
@@ -195,7 +201,8 @@ class RenderCache:
     ) -> Rendered:
         """Return what there is of a batch, with the events that `indices` names: rising, and at least one.
 
-        Events whose JSON is longer than `message_bytes_max` may be missing; 0 is no limit.
+        Events whose JSON is longer than `message_bytes_max` may be missing; 0 is no limit. What is returned
+        stays whole when the cache drops it.
         """
         rendered = self.get(batch, encoding)
         if not rendered.has_all(indices):

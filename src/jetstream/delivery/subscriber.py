@@ -33,13 +33,16 @@ class Encoding(NamedTuple):
 class Close(NamedTuple):
     """Why a connection ends: the code and text that the client is sent, and the label for the metrics."""
 
-    code: int
-    label: str
-    text: str
+    code: int  # a close code of WebSocket (RFC 6455, section 7.4), on every transport
+    label: str  # one of few, as `slow` or `done`
+    text: str  # what was wrong, and what the client should do; the cursor is added to it
 
 
 class Sink(Protocol):
-    """Where a subscriber's bytes go: a socket with a bounded buffer."""
+    """Where a subscriber's bytes go: a socket with a bounded buffer.
+
+    `web.sink` and `web.stream_sink` have the implementations. Used by the event loop's thread only.
+    """
 
     written: int
     """How many bytes of events have been passed to `write`. The caller of `write` adds them."""
@@ -84,18 +87,21 @@ class Sink(Protocol):
 class SubscriberOptions(NamedTuple):
     """What a subscriber asked for, and may change while it is connected."""
 
-    wanted: Filter = EVERYTHING
+    wanted: Filter = EVERYTHING  # kinds, collections, repos
     message_bytes_max: int = 0  # longer messages, as JSON, are left out; 0 is no limit
     content: Content | None = None  # what the record of a commit must have; None: anything
 
 
 class Bounds:
-    """Where a subscription ends by itself. Its events are those below `until`, and at most `limit`."""
+    """Where a subscription ends by itself. Its events are those below `until`, and at most `limit`.
+
+    None is without a bound. One that asks for neither has no `Bounds`.
+    """
 
     __slots__ = ("left", "until")
 
     def __init__(self, until: int | None, limit: int | None) -> None:
-        # A position.
+        # A position, in unix microseconds; lowered by `Delivery` when no event is to come before it.
         self.until = sys.maxsize if until is None else until
         # How many more events may be sent; counted by the feeder.
         self.left = sys.maxsize if limit is None else limit
@@ -169,6 +175,7 @@ class Subscriber:
         self, sink: Sink, encoding: Encoding, options: SubscriberOptions, position: int, now: float
     ) -> None:
         self.sink = sink
+        # How its events become bytes. Never changed.
         self.encoding = encoding
         # By which events are judged from the position on; replaced by `Delivery.change`.
         self.options = options
@@ -194,7 +201,8 @@ class Subscriber:
         # How many bytes had left the buffer when something waited in it and the socket was last seen to make
         # progress; by `stalled_s`.
         self.drained = 0
-        # When that was, or when nothing waited, if that was later; by `Delivery.check`, too.
+        # When that was, or when nothing waited, if that was later; by `Delivery.check`, too. In monotonic
+        # seconds.
         self.progress_at = now
 
     @property
@@ -232,20 +240,23 @@ class Subscriber:
             self.write_control(self.encoding.framing.frames([message], [max(position - 1, 0)])[0])
 
     def reach_tip(self, position: int) -> None:
-        """Note that the subscriber is at the tip, and tell it so, unless it has been told."""
+        """Mark the subscriber as live, and send a heartbeat that says so, unless one has said it.
+
+        `position` is that of its lane. Called by `Delivery` and by feeders, also when it was there before.
+        """
         self.live, self.fell_behind = True, False
         self.end_replay()
         if self.heartbeat is not None and not self.heartbeat.live:
             self.send_heartbeat(position)
 
     def end_replay(self) -> None:
-        """Limit it no more."""
+        """Limit what it is sent no more. Does nothing when that has ended, or never was."""
         if self.replay is not None:
             self.replay.end()
             self.replay = None
 
     def stalled_s(self, buffered: int, now: float) -> float:
-        """Return for how long the socket has taken nothing although `buffered` bytes wait for it."""
+        """Return for how many seconds the socket has taken nothing although `buffered` bytes wait for it."""
         drained = self.sink.written + self.sink.controls - buffered
         if drained > self.drained:
             self.drained = drained

@@ -17,12 +17,14 @@ class Dictionaries:
     """The dictionaries of a running server. `public` is None where that one is not offered."""
 
     def __init__(self, public: PublicDictionary | None, own: OwnDictionary = OWN) -> None:
+        # Selected by `compress`, and by its ID.
         self._public = public
+        # Selected by its ID alone.
         self._own = own
 
     @property
     def own_framing(self) -> ZstdFraming:
-        """The framing with our own dictionary."""
+        """The framing with our own dictionary. The file is read at the first use; raises OSError."""
         return self._own.framing
 
     def framing(self, dictionary_id: int | None, compress: bool = False) -> ZstdFraming | None:
@@ -36,7 +38,10 @@ class Dictionaries:
         return public.framing() if public else self.own_framing
 
     def check(self, dictionary_id: int | None, compress: bool = False) -> None:
-        """Raise InvalidParameter for a dictionary that there is not. Nothing is fetched."""
+        """Raise InvalidParameter for a dictionary that there is not. Nothing is fetched.
+
+        So a public dictionary that is missing passes. The text of the error names the current one of our own.
+        """
         if self._selected_public(dictionary_id):
             return
         if dictionary_id is None:

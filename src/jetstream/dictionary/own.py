@@ -12,6 +12,7 @@ from typing import Final
 
 from jetstream.delivery.framing.zstd import ZstdFraming
 
+# In the package, beside this module.
 PATH: Final = Path(__file__).with_name("own.zdict")
 
 
@@ -23,7 +24,7 @@ class OwnDictionary:
 
     @cached_property
     def data(self) -> bytes:
-        """The whole dictionary, as `GET /zstd-dictionary` returns it."""
+        """The whole dictionary, as `GET /zstd-dictionary` returns it. Raises OSError for a missing file."""
         return self._path.read_bytes()
 
     @cached_property

@@ -26,7 +26,7 @@ from jetstream.errors import DictionaryError, SettingError
 
 RETRY_S: Final = 300.0  # between the end of an attempt and the next one
 ATTEMPT_S: Final = 180.0  # the longest time for one
-LOOK_S: Final = 10.0  # between two looks for a file that somebody else may have put there
+LOOK_S: Final = 10.0  # between two looks for a file that an operator or another server may have put there
 _END_S: Final = 2.0  # for the process to remove its temporary files, once it is told to stop
 
 logger = structlog.get_logger(__name__)
@@ -38,6 +38,9 @@ class PublicDictionary:
     `source` is `auto`, or the path of a file; `directory` is where `auto` keeps the dictionary. `fetch` puts
     it there, or raises DictionaryError. `clock` gives monotonic seconds. Raises SettingError for a file that
     cannot be used.
+
+    With `auto`, only the bytes of the public dictionary are accepted. A file may have another dictionary, for
+    clients that have it: then a warning says so. Used by the event loop's thread only.
     """
 
     def __init__(
@@ -50,9 +53,9 @@ class PublicDictionary:
         self._path = directory / FILE
         self._fetch = fetch
         self._clock = clock
-        # The attempt to fetch it that runs now.
+        # The attempt to fetch it that runs now; None while none does.
         self._attempt: asyncio.Task[None] | None = None
-        # When the next attempt, and the next look for the file, may be made.
+        # When the next attempt, and the next look for the file, may be made, in seconds of `clock`.
         self._attempt_at = self._look_at = clock()
         # Set once, when the dictionary is there.
         self._framing = self._look() if source == "auto" else _framing_of(Path(source))
@@ -74,12 +77,13 @@ class PublicDictionary:
         return self._framing
 
     async def close(self) -> None:
-        """Stop to fetch the dictionary."""
+        """Stop an attempt to fetch the dictionary, and wait for its end."""
         if self._attempt is not None:
             self._attempt.cancel()
             await asyncio.wait([self._attempt])
 
     async def _try(self) -> None:
+        """Make one attempt to fetch the dictionary. A failure is logged; the next one is `RETRY_S` later."""
         logger.info("a client asks for compression: fetching the public zstd dictionary")
         try:
             await self._fetch()
@@ -118,7 +122,7 @@ class PublicDictionary:
 
 
 def _framing_of(path: Path) -> ZstdFraming:
-    """Return the framing with the dictionary in a file. Raises SettingError."""
+    """Return the framing with the dictionary in the file that the operator has named. Raises SettingError."""
     try:
         data = path.read_bytes()
         framing = ZstdFraming(data)
@@ -137,6 +141,9 @@ def _framing_of(path: Path) -> ZstdFraming:
 
 async def fetch_in_process(directory: Path, url: str, attempt_s: float = ATTEMPT_S) -> None:
     """Run `jetstream dictionary fetch`. Raises DictionaryError with the last line that it writes.
+
+    `url` is the first source. A process that runs for longer than `attempt_s` seconds is stopped, with all
+    that it has started; so it is when the caller is cancelled.
 
     `Popen` starts it with `vfork`. The event loop's own function copies the page tables of a large process,
     which takes up to 50 ms. `-P` keeps Python from importing what lies in the working directory.

@@ -12,5 +12,13 @@
     export      pages of the directory's `/export`: pure
     follower    reads `/export` to its end, and keeps up
 
+How the parts of a running server ask each other:
+
+    admission.keys ──▶ resolver ──▶ cache ──▶ store                memory, then the file
+                           │          ▲
+                           │          └────── follower ──▶ export  all accounts, as the directory has them
+                           └──▶ shared_requests ──▶ requests ──▶ directories ──▶ fetch
+                                                        └──▶ public
+
 Nothing here is imported by a server that checks no signatures.
 """

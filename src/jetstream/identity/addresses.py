@@ -32,6 +32,7 @@ _RESERVED: Final = frozenset(
 _UNICAST: Final = IPv6Network("2000::/3")
 _EXAMPLES: Final = IPv6Network("3fff::/20")
 
+# The schemes of an endpoint, and the port of a URL without one.
 _PORTS: Final = {"https": 443, "wss": 443, "http": 80, "ws": 80}
 
 
@@ -54,7 +55,10 @@ def endpoint(url: object) -> str:
 
 
 def is_resolvable(did: str) -> bool:
-    """Tell whether a DID of this form has a document: a `did:plc`, and the `did:web` of a host name."""
+    """Tell whether a DID of this form has a document: a `did:plc`, and the `did:web` of a host name.
+
+    For any other DID no request is made.
+    """
     return is_plc(did) or _host(did) is not None
 
 
@@ -66,7 +70,10 @@ def web_url(did: str) -> str:
 
 
 def _host(did: str) -> str | None:
-    """Return the host of a `did:web`; None for another DID, and for a host that no account may have."""
+    """Return the host of a `did:web`; None for another DID, and for a host that no account may have.
+
+    A port or a path would be written with `%3A` or more colons, which no host name has: both give None.
+    """
     host = did.removeprefix(_WEB)
     usable = len(did) - len(_WEB) == len(host) <= _HOST_CHARS_MAX and _HOST(host) is not None
     return host if usable and host.rpartition(".")[2].lower() not in _RESERVED else None

@@ -15,7 +15,7 @@ UNREADABLE: Final = "unreadable"
 class Answer(NamedTuple):
     """The key of a DID, or why there is none."""
 
-    key: EncodedKey | None
+    key: EncodedKey | None  # None: there is none, or it is not known
     reason: str  # of `KEY_FAILURES`; empty: there is a key
     # The host of its PDS (`addresses.endpoint`), empty if it has none; None: it is not known.
     pds: str | None = None

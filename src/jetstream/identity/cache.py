@@ -2,6 +2,13 @@
 
 One thread does everything that concerns the file, so the event loop never waits for a disk. Keys that are
 fetched are written in batches. When the file cannot be read or written, the cache goes on without it.
+
+    put, forget ──▶ memory ──▶ unwritten ──▶ in writing ──▶ the file
+                      ▲                                        │
+                      └──────────────── load ──────────────────┘
+    apply, stage, fold: pages of the export ──▶ the file, and what of it memory has
+
+What is newer wins. A value in memory, unwritten or in writing is newer than what a read has found meanwhile.
 """
 
 from __future__ import annotations
@@ -34,7 +41,11 @@ logger = structlog.get_logger(__name__)
 
 
 class KeyCache:
-    """Used by the event loop's thread only. `now` gives unix seconds."""
+    """What is known of accounts, in memory and in a file: an async context manager that closes the file.
+
+    Used by the event loop's thread only. `now` gives unix seconds. Methods that say so raise KeyCacheError.
+    The others log what is wrong with the file, and go on.
+    """
 
     def __init__(
         self, store: KeyStore, limits: KeyLimits = KeyLimits(), now: Callable[[], float] = time.time
@@ -50,10 +61,11 @@ class KeyCache:
         # What is being written, so that a read which came before it is known to be older.
         self._in_writing: dict[str, bytes | None] = {}
         self._writing: asyncio.Task[None] | None = None  # writes them, now or in a moment
-        # DIDs that are about to be read from the file, and the task that does so.
+        # DIDs that are about to be read from the file, each with a future that is done after the look,
+        # and the task that reads.
         self._wanted: dict[str, asyncio.Future[None]] = {}
         self._reading: asyncio.Task[None] | None = None
-        # How far the export was read; see `load_progress`.
+        # How far the export was read, as the file has it; see `load_progress`.
         self.progress = Progress()
         self._logger = Throttled(logger)
 
@@ -69,7 +81,7 @@ class KeyCache:
         await self.close()
 
     async def close(self) -> None:
-        """Write what was not written, and close the file."""
+        """Write what was not written, and close the file. What cannot be written is given up, and logged."""
         for task in (self._reading, self._writing):
             if task is not None:
                 task.cancel()
@@ -84,7 +96,7 @@ class KeyCache:
         self._thread.shutdown()
 
     def get(self, did: str) -> Held | None:
-        """Return what memory has of an account. None: nothing; `load` looks in the file."""
+        """Return what memory has of an account, which is a use. None: nothing; `load` reads the file."""
         packed = self._memory.get(did)
         return None if packed is None else unpack(packed)
 
@@ -98,18 +110,21 @@ class KeyCache:
             await asyncio.wait(loading, timeout=self._limits.read_s)
 
     def put(self, did: str, key: EncodedKey | None, pds: str | None = None) -> None:
-        """Note a key that was fetched now, and the host of the account's PDS."""
+        """Note a key that was fetched now, and the host of the account's PDS. It is written in a moment.
+
+        `key` None: the account has none. `pds` is empty if it has none; None: it is not known.
+        """
         packed = pack(pack_key(key), int(self._now()), pds)
         self._memory.put(did, packed)
         self._write_later(did, packed)
 
     def forget(self, did: str) -> None:
-        """Remove what is known of an account."""
+        """Remove what is known of an account, from memory at once and from the file in a moment."""
         self._memory.pop(did)
         self._write_later(did, None)
 
     def forget_memory(self) -> None:
-        """Read everything from the file again when it is needed."""
+        """Drop what memory has. It is read from the file again when it is needed."""
         self._memory.clear()
 
     async def apply(self, accounts: Mapping[str, Declared], at_s: int, progress: Progress) -> None:
@@ -122,6 +137,7 @@ class KeyCache:
         self.progress = progress
         for did, (key, pds) in accounts.items():
             known = self.get(did)
+            # The same rule as in the file (`store`): older than the page, or of a clock that was wrong.
             if known is not None and (known.at_s <= at_s or known.at_s > self._now()):
                 self._memory.put(did, pack(pack_key(key), at_s, pds))
 
@@ -130,7 +146,10 @@ class KeyCache:
         return await self.call(self._store.number_hosts, names)
 
     async def stage(self, records: Mapping[int, bytes], progress: Progress) -> None:
-        """Write operations of an import. Raises KeyCacheError."""
+        """Write operations of an import: records (`store.record`) by the first byte of their compact DID.
+
+        They do not count before `fold`. Raises KeyCacheError.
+        """
         await self.call(self._store.stage, records, progress)
         self.progress = progress
 
@@ -150,7 +169,7 @@ class KeyCache:
         self.progress = progress
 
     async def load_progress(self) -> None:
-        """Read how far the export was read. Raises KeyCacheError."""
+        """Read how far the export was read, perhaps by another process. Raises KeyCacheError."""
         with suppress(KeyCacheReplaced):  # then `call` has set it
             self.progress = await self.call(self._store.progress)
 
@@ -161,7 +180,8 @@ class KeyCache:
     async def call(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Run a method of the store in the thread of the file, after those before it.
 
-        It is run even if the caller is cancelled.
+        It is run even if the caller is cancelled. Raises KeyCacheError. KeyCacheReplaced is one: the call had
+        no effect, and the new file knows nothing of the export.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -182,6 +202,10 @@ class KeyCache:
         return future
 
     async def _read(self) -> None:
+        """Read what is wanted until nothing is, all of one moment together. One of these runs at a time.
+
+        All that wait for a DID are woken, also when it is not in the file or the file cannot be read.
+        """
         try:
             while self._wanted:
                 wanted, self._wanted = self._wanted, {}
@@ -195,6 +219,7 @@ class KeyCache:
             self._reading = None
 
     async def _read_some(self, dids: list[str]) -> None:
+        """Read what the file has of some accounts into memory, but for what is newer there."""
         by_row = {compact_did(did): did for did in dids}
         try:
             found = await self.call(self._store.read, list(by_row))
@@ -209,6 +234,7 @@ class KeyCache:
     # --- writing ---
 
     def _write_later(self, did: str, packed: bytes | None) -> None:
+        """Have what is known of an account written, in place of what waits of it; None: have it removed."""
         self._unwritten.pop(did, None)
         if len(self._unwritten) < self._limits.unwritten_max:
             self._unwritten[did] = packed

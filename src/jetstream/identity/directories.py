@@ -3,6 +3,9 @@
 The first directory of the list is asked. The next one is asked when it fails, or does not know the DID. A
 directory is left alone for as long as it asks for (`Retry-After`), and, after several failures in a row, for
 a time that grows with each of them.
+
+What counts as an answer of a directory: a document, an audit log, and that a DID is not known or has no key
+(`LASTING`). Everything else is a failure of the directory, except for an answer that is too big.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ class Outage(NamedTuple):
 
 
 class Pace:
-    """Lets callers pass at a rate, first come, first served."""
+    """Lets callers pass at a rate, first come, first served. `clock` gives seconds that never fall."""
 
     def __init__(self, rate: Rate, clock: Clock = time.monotonic, sleep: Sleep = asyncio.sleep) -> None:
         self._bucket = TokenBucket(rate.per_s, rate.burst, clock())
@@ -56,10 +59,12 @@ class Pace:
 
 
 class Directory:
-    """One directory, and how it is."""
+    """One directory, and how it is: asked as usual, failing, or paused."""
 
     def __init__(self, url: str, limits: KeyLimits, clock: Clock) -> None:
+        # Paths of requests are appended to it.
         self.url = url.rstrip("/")
+        # The URL without what may be secret, for logs.
         self.name = shown(self.url)
         # Until when it is not asked, on `clock`, and the failure that was the reason.
         self.paused_until = clock()
@@ -74,13 +79,14 @@ class Directory:
         self._logger = Throttled(logger, clock=clock)
 
     def note(self, error: NoKey | None) -> None:
-        """Note the outcome of a request; None: it has answered."""
+        """Note the outcome of a request; None: it has answered. `_failed` tells when it is paused."""
         if error is None or error.reason in LASTING:
             self._answered()
         elif error.reason != "too_big":  # an account may have an audit log that is: not the directory's fault
             self._failed(error)
 
     def _answered(self) -> None:
+        """Note an answer: failures are counted from 0 again. A pause that has begun meanwhile goes on."""
         self._failures = 0
         self.failing_since = None
         if self._down:
@@ -88,6 +94,12 @@ class Directory:
             self._logger.info("a PLC directory answers again", directory=self.name)
 
     def _failed(self, error: NoKey) -> None:
+        """Note a failure, and pause the directory after `directory_failures` in a row.
+
+        A directory that limits the rate is paused at once, for as long as it asks for and at least a second.
+        Pauses begin with a second and are doubled with each failure, up to 30 s. The first pause since the
+        last answer is logged.
+        """
         self._failures += 1
         self.problem = error
         self.failed_at = self._clock()
@@ -106,7 +118,10 @@ class Directory:
 
 
 class Directories:
-    """All directories. `urls` are their base URLs, such as `https://plc.directory`."""
+    """All directories. `urls` are their base URLs, such as `https://plc.directory`.
+
+    Used by the event loop's thread only. The rate of requests (`plc_rate`) is that of all together.
+    """
 
     def __init__(
         self,
@@ -116,6 +131,7 @@ class Directories:
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
+        # In the order in which they are asked; it never changes.
         self.directories = [Directory(url, limits, clock) for url in urls]
         self._fetcher = fetcher
         self._limits = limits
@@ -124,7 +140,10 @@ class Directories:
         self._sleep = sleep
 
     def outage(self) -> Outage | None:
-        """Return how long no directory has answered; None if one of them has, or was not asked since."""
+        """Return how long no directory has answered; None if one of them has, or was not asked since.
+
+        An outage begins when the last directory begins to fail.
+        """
         first = max(
             (float("inf") if each.failing_since is None else each.failing_since for each in self.directories),
             default=float("inf"),
@@ -156,10 +175,16 @@ class Directories:
     async def _ask_each(
         self, path: str, read: Callable[[bytes], Answer], bytes_max: int, deadline: float
     ) -> Answer:
+        """Ask the directories that are not paused, one after another. Raises NoKey as `ask` does.
+
+        That an account has no key, or one that cannot be read, ends it: the others are not asked. That a DID
+        is not known is raised when all were asked, also if some of them have failed.
+        """
         usable = await self._usable(deadline)
         failure: NoKey | None = None
         for tried, directory in enumerate(usable):
             await self._pace.wait()
+            # What a directory leaves of its share is divided among those after it.
             share_s = (deadline - self._clock()) / (len(usable) - tried)
             try:
                 return await self._ask_one(directory, path, read, bytes_max, max(share_s, _LEAST_S))
@@ -179,6 +204,7 @@ class Directories:
         bytes_max: int,
         timeout_s: float,
     ) -> Answer:
+        """Ask one directory, and note how it was: a body that `read` cannot use is a failure of it, too."""
         try:
             body = await self._fetcher.get(directory.url + path, bytes_max, timeout_s)
             answer = await read_body(read, body)
@@ -208,5 +234,6 @@ class Directories:
         return self._awake()
 
     def _awake(self) -> list[Directory]:
+        """Return the directories that are not paused now, in their order."""
         now = self._clock()
         return [directory for directory in self.directories if directory.paused_until <= now]

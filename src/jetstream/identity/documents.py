@@ -8,6 +8,12 @@ A PDS is the host and port of a URL (`addresses.endpoint`); empty: there is none
 
 Source: the DID page of the AT Protocol specification, "DID documents" and "Representation of public keys";
 the specification of did:plc, "Operation serialization". What is wrong raises NoKey.
+
+    a document      GET /<did>               document_key, document_pds     what counts now
+    an operation    a line of /export        operation_key, operation_pds   what counts from its time on
+    an audit log    GET /<did>/log/audit     parse_history                  what has counted at any time
+
+All of it comes from others: each function takes any JSON, and bounds what it looks at.
 """
 
 from __future__ import annotations
@@ -65,17 +71,17 @@ class Span(NamedTuple):
 class History(NamedTuple):
     """The keys of an account in the order of time, without operations that were nullified."""
 
-    spans: tuple[Span, ...]
+    spans: tuple[Span, ...]  # each ends where the next one begins; the last has no end
     pds: str = ""  # that of the last operation
 
     @property
     def current(self) -> EncodedKey | None:
-        """The key of the last operation."""
+        """The key of the last operation. Raises IndexError for `NO_HISTORY`."""
         return self.spans[-1].key
 
     @property
     def is_current(self) -> bool:
-        """Whether the last operation could be read."""
+        """Whether the last operation could be read: else the current key is not known from the log."""
         return self.spans[-1].is_readable
 
     def with_current(self, key: EncodedKey | None, pds: str) -> History:
@@ -97,6 +103,7 @@ class History(NamedTuple):
         return all(span.is_readable and span.is_timed for span in self._spans_at(time_us, slack_us))
 
     def _spans_at(self, time_us: int, slack_us: int) -> list[Span]:
+        """Return what counted at a time or up to `slack_us` microseconds around it, the newest first."""
         return [
             span
             for span in reversed(self.spans)
@@ -105,6 +112,7 @@ class History(NamedTuple):
         ]
 
 
+# Of an account whose keys were never had.
 NO_HISTORY: Final = History(())
 
 
@@ -122,7 +130,11 @@ def parse_json(body: bytes) -> object:
 
 
 def document_key(did: str, document: object) -> EncodedKey:
-    """Return the key of a DID document: its first `#atproto` method that the DID itself controls."""
+    """Return the key of a DID document: its first `#atproto` method that the DID itself controls.
+
+    Raises NoKey: `malformed`, `wrong_did`, `no_key` or `bad_key`. A second method is not looked at when the
+    first has no usable key.
+    """
     if not isinstance(document, dict) or not isinstance(document.get("id"), str):
         raise NoKey("malformed", "it is no DID document")
     if document["id"] != did:
@@ -135,11 +147,13 @@ def document_key(did: str, document: object) -> EncodedKey:
 
 
 def _is_signing_method(method: Mapping[str, object], did: str) -> bool:
+    """Tell whether a verification method is `#atproto`, controlled by the DID. Its ID may be relative."""
     # A tuple, no set: the ID in a document may be a list, which has no hash.
     return method.get("id") in ("#atproto", f"{did}#atproto") and method.get("controller") == did
 
 
 def _method_key(method: Mapping[str, object]) -> EncodedKey:
+    """Return the key of a verification method. Raises NoKey (`bad_key`) for one of no known type."""
     kind, text = method.get("type"), method.get("publicKeyMultibase")
     try:
         if kind == "Multikey":
@@ -152,7 +166,7 @@ def _method_key(method: Mapping[str, object]) -> EncodedKey:
 
 
 def document_pds(did: str, document: object) -> str:
-    """Return the host of the PDS in a DID document: its first service `#atproto_pds`."""
+    """Return the host of the PDS in a DID document: its first service `#atproto_pds`. It raises nothing."""
     services = document.get("service") if isinstance(document, dict) else None
     for service in services[:_METHODS_MAX] if isinstance(services, list) else ():
         if isinstance(service, dict) and service.get("id") in ("#atproto_pds", f"{did}#atproto_pds"):
@@ -168,7 +182,7 @@ def declared(did: str, document: object) -> Declared:
 def operation_key(operation: object) -> EncodedKey | None:
     """Return the key that an operation of the PLC directory gives its account.
 
-    None: it is a tombstone, or its key cannot be used.
+    None: it is a tombstone, or its key cannot be used. Raises NoKey (`malformed`) for what is no operation.
     """
     if not isinstance(operation, dict):
         raise NoKey("malformed", "it is no operation")
@@ -186,7 +200,10 @@ def operation_key(operation: object) -> EncodedKey | None:
 
 
 def operation_pds(operation: object) -> str:
-    """Return the host of the PDS that an operation of the PLC directory gives its account."""
+    """Return the host of the PDS that an operation of the PLC directory gives its account.
+
+    Empty for a tombstone, and where it names none that can be used.
+    """
     if not isinstance(operation, dict):
         return ""
     services = operation.get("services")
@@ -242,7 +259,10 @@ def _starts(did: str, entries: Iterable[Mapping[str, object]]) -> Iterator[tuple
 
 
 def operation_us(entry: Mapping[str, object]) -> int:
-    """Return the directory's time of an operation, in unix microseconds."""
+    """Return the directory's time of an operation, in unix microseconds: its `createdAt`, an RFC 3339 date.
+
+    Raises NoKey (`malformed`) without one.
+    """
     created = entry.get("createdAt")
     if isinstance(created, str) and created[4:5] == "-":
         with suppress(ValueError):

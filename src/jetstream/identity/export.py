@@ -36,7 +36,7 @@ _SEQ_MAX: Final = (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a directory's export was read."""
+    """How far a directory's export was read. It is kept in the file of keys, as JSON, with what was read."""
 
     directory: str = ""  # its URL, without what may be secret
     after: str = "0"  # where the next request begins: a sequence number, or a date
@@ -48,7 +48,10 @@ class Progress:
 
 
 def parse_progress(stored: bytes) -> Progress:
-    """Return what `orjson.dumps` has made of a progress; that of the beginning if it is damaged."""
+    """Return what `orjson.dumps` has made of a progress; that of the beginning if it is damaged.
+
+    It may be from an earlier version, which had fewer fields.
+    """
     try:
         found = Progress(**orjson.loads(stored))
         numbers = (found.newest_us, found.operations, found.complete_s, found.unreadable)
@@ -88,13 +91,17 @@ class Page(NamedTuple):
 
 
 def path_of(progress: Progress, count: int) -> str:
-    """Return the path and query of the next request."""
+    """Return the path and query of the next request, for `count` operations at most."""
     after = f"&after={quote(progress.after)}" if progress.after else ""
     return f"/export?count={count}{after}"
 
 
 def parse_page(body: bytes) -> Page:
-    """Read an answer. Raises NoKey (`malformed`) if none of its lines is an operation."""
+    """Read an answer. Raises NoKey (`malformed`) if none of its lines is an operation.
+
+    An empty body is an empty page. Single lines that cannot be read are counted, since one bad line must not
+    keep the keys of all other accounts away. It may run in a thread.
+    """
     if body.count(b"\n") > _LINES_MAX:
         raise NoKey("malformed", f"it has more than {_LINES_MAX:,} lines")
     operations: list[Operation] = []
@@ -113,7 +120,10 @@ def parse_page(body: bytes) -> Page:
 
 
 def _parse_line(line: bytes) -> Operation:
-    """Read a line. Raises ValueError or NoKey."""
+    """Read a line. Raises ValueError or NoKey.
+
+    An operation without a usable key is one: its account has no key from then on.
+    """
     if len(line) > _LINE_BYTES_MAX:
         raise ValueError("is too long for an operation")
     entry = orjson.loads(line)
@@ -147,6 +157,7 @@ def advance(progress: Progress, page: Page, largest: int, overlap_us: int) -> St
         unreadable=progress.unreadable + page.unreadable,
         newest_us=max(progress.newest_us, newest_us),
     )
+    # Directories differ in how many they send at most. The largest page so far tells how many that is.
     at_end = not page.lines or page.lines < largest
     seqs = [each.seq for each in page.operations if each.seq is not None]
     if seqs:
@@ -160,13 +171,18 @@ def advance(progress: Progress, page: Page, largest: int, overlap_us: int) -> St
 
 
 def _number_after(after: str, newest: int) -> str:
+    """Return the sequence number after which the next page begins. Raises NoKey if it has not risen."""
     if after.isdecimal() and newest <= int(after) != 0:
         raise NoKey("malformed", f"it has no operation after {after}, which was asked for")
     return str(newest)
 
 
 def _date_after(after: str, newest_us: int) -> str:
-    """Return the latest date that is before all operations which may be missing."""
+    """Return the latest date that is before all operations which may be missing. Raises NoKey.
+
+    That is the one before the newest operation, since others that are still to come may have the same date.
+    If this page was asked for from there, it is the date itself: else the same page would come again.
+    """
     asked_us = -1 if after in {"", "0"} else parse_time(after, 0)
     for begin_us in (newest_us - _MILLISECOND_US, newest_us):
         if begin_us > asked_us:

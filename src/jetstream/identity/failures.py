@@ -1,4 +1,8 @@
-"""Why there is no key for a DID."""
+"""Why there is no key for a DID.
+
+A failure is a value of the metrics and of `Answer.reason`; within this package it is the exception `NoKey`.
+`LASTING` are those of which the account itself is the reason, and not a directory or the network.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,9 @@ class NoKey(Exception):
     """
 
     def __init__(self, reason: str, detail: str = "", *, retry_after: float = 0.0, status: int = 0) -> None:
+        # What is counted, and decides whether and when another request is made.
         self.reason = reason
+        # For people. It may have text of a foreign host.
         self.detail = detail
         self.retry_after = retry_after
         self.status = status

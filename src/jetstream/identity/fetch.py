@@ -1,4 +1,9 @@
-"""One request to a URL that the operator has set, with a bound on its time and the size of its answer."""
+"""One request to a URL that the operator has set, with a bound on its time and the size of its answer.
+
+Such a URL is trusted as far as its address goes: it may be one of a private network. Its answer is not
+trusted. Hosts that accounts have chosen are asked by `public`, which checks their addresses as well. `public`
+uses the functions below, so that both report the same failures.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +27,7 @@ Answer = TypeVar("Answer")
 
 
 class Fetches(Protocol):
-    """Makes GET requests."""
+    """Makes GET requests: a `Fetcher`, a `public.PublicFetcher`, or what a test puts in its place."""
 
     async def get(self, url: str, bytes_max: int, timeout_s: float) -> bytes:
         """Return the body of a URL. Raises NoKey for anything but a body of at most `bytes_max` bytes."""
@@ -30,7 +35,11 @@ class Fetches(Protocol):
 
 
 class Fetcher:
-    """Makes GET requests, on connections that are kept open. Has at most `connections_max` of them."""
+    """Makes GET requests, on connections that are kept open. Has at most `connections_max` of them.
+
+    It must be made while the event loop runs, and be closed. A request that finds all connections in use
+    waits for one, and its time runs.
+    """
 
     def __init__(self, connections_max: int) -> None:
         self._session = aiohttp.ClientSession(
@@ -44,7 +53,11 @@ class Fetcher:
         await self._session.close()
 
     async def get(self, url: str, bytes_max: int, timeout_s: float) -> bytes:
-        """Return the body of a URL. Raises NoKey for anything but a body of at most `bytes_max` bytes."""
+        """Return the body of a URL. Raises NoKey for anything but a body of at most `bytes_max` bytes.
+
+        `timeout_s` is for all of it: the connection, the response and its body. Redirects are not followed.
+        Bytes are counted after they were decompressed.
+        """
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._session.get(url, allow_redirects=False, timeout=timeout) as response:
@@ -68,7 +81,10 @@ async def _body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
 
 
 def check_status(status: int, retry_after: str | None) -> None:
-    """Raise NoKey for a response that has no document. `retry_after` is its header field of that name."""
+    """Raise NoKey for a response that has no document. `retry_after` is its header field of that name.
+
+    404 and 410 are the answers of a directory for a DID that it does not know, and that has a tombstone.
+    """
     if status == 200:
         return
     text = f"HTTP {status}"
@@ -81,7 +97,7 @@ def check_status(status: int, retry_after: str | None) -> None:
 
 
 def _failure(error: Exception, timeout_s: float) -> NoKey:
-    """Return what an error of the client library means."""
+    """Return what an error of the client library means: `timeout`, `tls`, or else `unreachable`."""
     if isinstance(error, TimeoutError):
         return NoKey("timeout", f"no answer within {timeout_s:.3g} s")
     if isinstance(error, aiohttp.ClientSSLError):
@@ -100,5 +116,8 @@ def in_one_line(error: Exception) -> str:
 
 
 async def read_body(read: Callable[[bytes], Answer], body: bytes) -> Answer:
-    """Return what `read` makes of a body, without holding up the event loop."""
+    """Return what `read` makes of a body, without holding up the event loop.
+
+    `read` may run in a thread, so it must be pure. What it raises is raised here.
+    """
     return read(body) if len(body) <= _LARGE_BYTES else await asyncio.to_thread(read, body)

@@ -5,6 +5,12 @@
 
 While the follower keeps up, the cache knows every key of every `did:plc` (`Progress.complete_s`), and nothing
 else needs to be asked for them.
+
+    page ──▶ import: staged here ── 100,000 operations ──▶ the file ── the end is reached ──▶ folded
+         └─▶ follow: applied ──▶ the file and memory
+
+An import reads all operations that there ever were, a thousand at a time. When it is interrupted, what was
+read is written, and the next one goes on from there.
 """
 
 from __future__ import annotations
@@ -37,6 +43,9 @@ class ExportFollower:
     """Reads the export of one directory into a cache.
 
     `url` is its base URL. `note` is called after each page, with the progress. `now` gives unix seconds.
+
+    Used by the event loop's thread only. No other one may write to the same file: the caller holds
+    `store.export_lock`.
     """
 
     def __init__(
@@ -96,6 +105,7 @@ class ExportFollower:
             return await self._read_to_end()
 
     async def _read_to_end(self) -> Progress:
+        """Do what `read_to_end` does, except for a file that is replaced: that raises KeyCacheReplaced."""
         self._progress = self._begin(self._cache.progress)
         self._known = self._progress.operations
         self._answered |= self._progress.operations > 0
@@ -124,6 +134,11 @@ class ExportFollower:
         return Progress(self._name)
 
     async def _read_pages(self) -> None:
+        """Read and take pages until the last one. Raises ExportError and KeyCacheError.
+
+        The time of a page is taken before it is asked for: it has every operation up to then, and may lack
+        later ones.
+        """
         at_end = False
         while not at_end:
             at_s = int(self._now())
@@ -133,6 +148,7 @@ class ExportFollower:
             self._note(self._progress)
 
     def _report_unreadable(self, page: Page) -> None:
+        """Log, now and then, that lines of a page are no operations. Keys of their accounts may be old."""
         if page.unreadable:
             self._logger.warning(
                 "lines of the export cannot be read, and are left out",
@@ -197,17 +213,24 @@ class ExportFollower:
             )
 
     async def _fetch(self, progress: Progress) -> Page:
+        """Fetch the page that follows a progress. Raises NoKey."""
         url = self._url + path_of(progress, self._limits.page_ops)
         body = await self._fetcher.get(url, self._limits.page_bytes_max, self._limits.page_timeout_s)
         self._answered = True
         return await read_body(parse_page, body)
 
     def _advance(self, page: Page) -> Step:
+        """Return where to continue after a page. Raises NoKey for one that repeats what was read."""
         self._largest = max(self._largest, page.lines)
         return advance(self._progress, page, self._largest, self._limits.overlap_us)
 
     async def _recover(self, error: NoKey, attempts: int, failures: int) -> None:
-        """Wait before another attempt. Raises ExportError when there should be none."""
+        """Wait before another attempt. Raises ExportError when there should be none.
+
+        `attempts` counts what makes the pause longer, `failures` what ends the import: those without HTTP
+        status 429. A directory that knows no sequence numbers may refuse `after=0`: it is asked at once again
+        without.
+        """
         if error.status == 400 and self._progress.after == "0":
             self._progress = replace(self._progress, after="")  # it knows no numbers
             return
@@ -231,7 +254,7 @@ class _Staged:
         self._buckets: dict[int, bytearray] = {}
 
     async def add(self, accounts: Mapping[str, Declared], cache: KeyCache) -> None:
-        """Add what a page says."""
+        """Add what a page says. Numbers of hosts are fetched from the file once. Raises KeyCacheError."""
         if unknown := {each.pds for each in accounts.values()} - self._hosts.keys():
             self._hosts |= await cache.number_hosts(unknown)
         for did, (key, pds) in accounts.items():

@@ -3,6 +3,8 @@
 Two dictionaries: the *young* one, and the *old* one, which is what the young one was when it was full. What
 is used moves to the young one, and the old one is dropped as a whole. So nothing is done for an entry that is
 young, and an entry costs no links, as those of an `OrderedDict` do.
+
+    put, or get of an old one ──▶ young ── full ──▶ old ── the next one is full ──▶ dropped
 """
 
 from __future__ import annotations
@@ -14,7 +16,10 @@ Value = TypeVar("Value")
 
 
 class Generations(Generic[Key, Value]):
-    """Holds at most `entries_max` entries; the `entries_max` / 2 that were used last are among them."""
+    """Holds at most `entries_max` entries; the `entries_max` / 2 that were used last are among them.
+
+    No value is None. `in` and `len` are no use of an entry. A key is never in both generations.
+    """
 
     __slots__ = ("_half", "_old", "_young")
 
@@ -30,21 +35,21 @@ class Generations(Generic[Key, Value]):
         return key in self._young or key in self._old
 
     def get(self, key: Key) -> Value | None:
-        """Return the value of a key, and note its use."""
+        """Return the value of a key, and note its use. None: it is not there, or was forgotten."""
         value = self._young.get(key)
         if value is None and (value := self._old.get(key)) is not None:
             self.put(key, value)
         return value
 
     def put(self, key: Key, value: Value) -> None:
-        """Set the value of a key."""
+        """Set the value of a key, which is a use of it. What was not used for long may be dropped by that."""
         self._old.pop(key, None)
         self._young[key] = value
         if len(self._young) >= self._half:
             self._old, self._young = self._young, {}
 
     def pop(self, key: Key) -> None:
-        """Forget a key."""
+        """Forget a key. Does nothing for one that is not there."""
         self._young.pop(key, None)
         self._old.pop(key, None)
 

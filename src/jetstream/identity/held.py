@@ -12,12 +12,12 @@ from typing import Final, NamedTuple
 
 from jetstream.atproto.encoded_key import K256_PREFIX, P256_PREFIX, POINT_BYTES, EncodedKey
 
-KEY_BYTES: Final = 1 + POINT_BYTES
+KEY_BYTES: Final = 1 + POINT_BYTES  # the letter of the curve, and a compressed point
 NONE: Final = bytes(KEY_BYTES)
 _LETTERS: Final = {K256_PREFIX: b"k", P256_PREFIX: b"p"}
 _PREFIXES: Final = {letter: prefix for prefix, letter in _LETTERS.items()}
 _PACKED: Final = Struct(f"<{KEY_BYTES}sI")
-AT_MAX: Final = (1 << 32) - 1
+AT_MAX: Final = (1 << 32) - 1  # in the year 2106
 _NO_PDS: Final = b"-"
 
 
@@ -49,7 +49,7 @@ def pack(key: bytes, at_s: int, pds: str | None = None) -> bytes:
 
 
 def unpack(packed: bytes) -> Held:
-    """Return what `pack` has packed."""
+    """Return what `pack` has packed. Nothing is checked: other bytes give a wrong value, or struct.error."""
     key, at_s = _PACKED.unpack_from(packed)
     host = packed[_PACKED.size :]
     pds = "" if host == _NO_PDS else host.decode() or None

@@ -29,8 +29,9 @@ from jetstream.identity.addresses import is_public
 from jetstream.identity.failures import NoKey
 from jetstream.identity.fetch import USER_AGENT, check_status, in_one_line
 
+# Of https. A `did:web` of an account names no other (`addresses`).
 PORT: Final = 443
-HEAD_BYTES_MAX: Final = 32 << 10
+HEAD_BYTES_MAX: Final = 32 << 10  # of all that is not the body: the head, and the heads of chunks
 _READ_BYTES: Final = 64 << 10
 _ADDRESSES_MAX: Final = 4  # of a host, that are tried
 # Lines that end with CR LF: of heads, and of chunks. A document has fewer bytes than this would need.
@@ -66,7 +67,11 @@ class PublicFetcher:
         self._tls = tls  # made when it is first needed: it loads all certificates of the system
 
     async def get(self, url: str, bytes_max: int, timeout_s: float) -> bytes:
-        """Return the body of a URL. Raises NoKey for anything but a body of at most `bytes_max` bytes."""
+        """Return the body of a URL. Raises NoKey for anything but a body of at most `bytes_max` bytes.
+
+        `url` is one of `addresses.web_url`: https, a host name and a path. `timeout_s` is for all but the
+        parsing, which a thread does.
+        """
         parts = urlsplit(url)
         try:
             async with asyncio.timeout(timeout_s):
@@ -86,6 +91,7 @@ class PublicFetcher:
             writer.write(_REQUEST.format(path=path, host=host).encode())
             return await _collect(reader, bytes_max)
         finally:
+            # An orderly end of TLS would wait for the host.
             writer.transport.abort()
 
     async def _connect(self, host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -109,7 +115,11 @@ class PublicFetcher:
 
 
 async def _collect(reader: asyncio.StreamReader, bytes_max: int) -> bytes:
-    """Read until the response is complete, the connection ends, or it is too long."""
+    """Read until the response is complete, the connection ends, or it is too long.
+
+    It is complete after as many bytes as its head says. Without a length, as with chunks, it ends with the
+    connection, which the request has asked for. Raises OSError, and NoKey (`too_big`).
+    """
     raw = bytearray()
     end = 0  # of the response, once its length is known
     while part := await reader.read(_READ_BYTES):
@@ -127,7 +137,7 @@ async def _collect(reader: asyncio.StreamReader, bytes_max: int) -> bytes:
 
 
 def parse_response(raw: bytes, bytes_max: int) -> bytes:
-    """Return the body of a response. Raises NoKey."""
+    """Return the body of a response. Raises NoKey. It runs in a thread, on a whole response."""
     if raw.count(b"\r\n") > _LINES_MAX:
         raise NoKey("malformed", f"the response has more than {_LINES_MAX:,} lines")
     # It needs no more of a socket than that.
@@ -155,6 +165,7 @@ class _Received:
         self._raw = raw
 
     def makefile(self, _mode: str) -> BytesIO:
+        """Return a file with the bytes. The library calls it once, and reads from nothing else."""
         return BytesIO(self._raw)
 
 
@@ -201,6 +212,7 @@ class Names:
             loop.call_soon_threadsafe(self._finish, found, result)
 
     def _finish(self, found: asyncio.Future[list[AddressInfo]], result: list[AddressInfo] | OSError) -> None:
+        """Hand a result over to the request that waits for it. Called by the event loop, for the thread."""
         self.running -= 1
         if found.done():  # the request was given up
             return

@@ -5,6 +5,12 @@ be slow on purpose, so their requests have turns of their own.
 
 Of the requests that wait, each source of messages has one in turn. So an upstream that sends messages of many
 accounts that nobody knows does not keep the accounts of another one waiting.
+
+    document, did:plc     turn ──▶ directories, which have a pace of their own
+    document, did:web     turn ──▶ pace ──▶ the host of the DID
+    audit log             turn ──▶ directories; then the document, where the log does not tell the current key
+
+The caller bounds the time of all of it, turns included (`Resolver`).
 """
 
 from __future__ import annotations
@@ -29,7 +35,10 @@ _DOWN: Final = frozenset({"timeout", "unreachable", "tls", "rate_limited"})
 
 
 class Turns:
-    """Lets `count` callers pass at a time. The sources of the others take turns, each in order of arrival."""
+    """Lets `count` callers pass at a time. The sources of the others take turns, each in order of arrival.
+
+    The number of callers that wait is bounded by `SharedRequests`, not here.
+    """
 
     def __init__(self, count: int) -> None:
         # How many more may pass. While somebody waits, it is 0.
@@ -47,6 +56,7 @@ class Turns:
             self._give()
 
     async def _take(self, source: str) -> None:
+        """Take a turn that is free, or wait for one. When cancelled, a turn that had come is passed on."""
         if self._free:
             self._free -= 1
             return
@@ -62,6 +72,7 @@ class Turns:
             raise
 
     def _leave(self, source: str, mine: asyncio.Future[None]) -> None:
+        """Remove a caller that waits no longer from the queue of its source."""
         queue = self._waiting[source]
         queue.remove(mine)  # those that wait too long are the first ones
         if not queue:
@@ -90,7 +101,11 @@ def _give_one(queue: deque[asyncio.Future[None]]) -> bool:
 
 
 class Requests:
-    """Used by the event loop's thread only. `clock` gives monotonic seconds."""
+    """Makes the requests. Used by the event loop's thread only. `clock` gives monotonic seconds.
+
+    `directories` and `web` raise NoKey for what goes wrong, and so do the methods here. No answer is kept:
+    the resolver does that.
+    """
 
     def __init__(
         self,
@@ -106,6 +121,7 @@ class Requests:
         # Turns for requests: to directories, and to hosts of `did:web`.
         self._turns = Turns(limits.requests_max)
         self._web_turns = Turns(limits.web_requests_max)
+        # Hosts of `did:web` are asked more rarely: an account may name one that it wants to be flooded.
         self._web_pace = Pace(limits.web_rate, clock, sleep)
         # Whether audit logs cannot be had, although documents may be: the last request for one has failed,
         # for a reason that is not the account's.
@@ -131,6 +147,10 @@ class Requests:
         return history.with_current(*await self._current(did, source)), ""
 
     async def _log(self, did: str, source: str) -> History:
+        """Return what the audit log of a `did:plc` says, and note whether logs can be had. Raises NoKey.
+
+        It has half of the time, so that a document can be asked for after it.
+        """
         read = partial(_read_history, did)
         size, timeout_s = self._limits.history_bytes_max, self._limits.timeout_s / 2
         try:
@@ -153,7 +173,10 @@ class Requests:
             return Declared(None, "")
 
     async def document(self, did: str, source: str) -> Declared:
-        """Return what the document of a DID says, that a message of a source needs. Raises NoKey."""
+        """Return what the document of a DID says, that a message of a source needs. Raises NoKey.
+
+        So it does for a document without a key that can be used (`no_key`, `bad_key`).
+        """
         read = partial(_read_document, did)
         if is_plc(did):
             async with self._turns.turn(source):
@@ -168,8 +191,10 @@ class Requests:
 
 
 def _read_document(did: str, body: bytes) -> Declared:
+    """Return what the body of a document says. Raises NoKey. May run in a thread."""
     return declared(did, parse_json(body))
 
 
 def _read_history(did: str, body: bytes) -> History:
+    """Return what the body of an audit log says. Raises NoKey. May run in a thread."""
     return parse_history(did, parse_json(body))

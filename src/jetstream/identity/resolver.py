@@ -53,9 +53,9 @@ class _Failure(NamedTuple):
 class _Past(NamedTuple):
     """The keys of an account, when they were asked for, and why they may be incomplete."""
 
-    history: History
-    at: float
-    reason: str
+    history: History  # without spans if they were never had
+    at: float  # in seconds of the resolver's clock
+    reason: str  # of `KEY_FAILURES`; empty: nothing has failed
 
 
 class Statistics(NamedTuple):
@@ -66,7 +66,11 @@ class Statistics(NamedTuple):
 
 
 class Resolver:
-    """Used by the event loop's thread only. `clock` gives monotonic seconds, `now` unix seconds."""
+    """Finds keys and PDSes. Used by the event loop's thread only.
+
+    `web` asks hosts of `did:web`. `clock` gives monotonic seconds, `now` unix seconds. No method raises for
+    what an account, a directory or a host does wrong: it is a reason in what is returned, and is counted.
+    """
 
     def __init__(
         self,
@@ -91,10 +95,11 @@ class Resolver:
         self._refreshing = 0  # of these, those in the background
         # Accounts that have announced a change since their key was asked for last, and when.
         self._announced: Generations[str, float] = Generations(limits.notes_max)
-        # What is not asked again for a while: DIDs without a key, and the time of each refresh.
+        # What is not asked again for a while: DIDs whose last request has failed, and when the last request
+        # for a DID began, on `clock`.
         self._failures: Generations[str, _Failure] = Generations(limits.notes_max)
         self._refreshed: Generations[str, float] = Generations(limits.notes_max)
-        # The keys of accounts that a signature did not fit.
+        # The keys of accounts that a signature did not fit, current and earlier ones.
         self._pasts: Generations[str, _Past] = Generations(limits.histories_max)
 
     def statistics(self) -> Statistics:
@@ -119,7 +124,11 @@ class Resolver:
         await self._cache.load(dids)
 
     async def resolve(self, did: str, source: str = "") -> Answer:
-        """Return the key of a DID, within `read_s` and `timeout_s`."""
+        """Return the key of a DID, within `read_s` and `timeout_s`.
+
+        A key that is old is returned as it is, while it is refreshed. Without a key, the answer has the
+        reason, also that of an earlier request for as long as that is remembered.
+        """
         if not is_resolvable(did):
             self._metrics.requests["method"].inc()
             return Answer(None, "method")
@@ -250,6 +259,7 @@ class Resolver:
         return cause
 
     def _is_old(self, did: str, held: Held) -> bool:
+        """Tell whether a key has not been confirmed for `lifetime_s`, by a request or by the export."""
         oldest = self._now() - self._limits.lifetime_s
         # The export has every operation of a `did:plc` until `complete_s`.
         return held.at_s < oldest and not (is_plc(did) and self._cache.progress.complete_s >= oldest)
@@ -265,6 +275,7 @@ class Resolver:
         self._shared.start("key", did, self._fetch_key, "").add_done_callback(self._refresh_done)
 
     def _refresh_done(self, _task: object) -> None:
+        """Make room for another refresh in the background."""
         self._refreshing -= 1
 
     async def _run(self, did: str, fetch: Fetch, source: str) -> str:
@@ -298,6 +309,11 @@ class Resolver:
             self._announced.pop(did)
 
     def _failed(self, did: str, error: NoKey) -> str:
+        """Remember that a request has failed, and for how long; return the reason.
+
+        If the account itself is the reason (`LASTING`), what was known of it counts no longer. Any other
+        failure leaves it, so that a directory which is down takes no keys away.
+        """
         lasting = error.reason in LASTING
         kept_s = self._limits.negative_s if lasting else max(self._limits.failure_s, error.retry_after)
         self._failures.put(did, _Failure(error.reason, self._clock() + kept_s))
@@ -306,6 +322,7 @@ class Resolver:
         return error.reason
 
     async def _fetch_key(self, did: str, source: str) -> None:
+        """Fetch the current key and the PDS of an account, from its document. Raises NoKey."""
         self._took(did, *await self._requests.document(did, source))
 
     async def _fetch_past(self, did: str, source: str) -> None:
@@ -317,5 +334,6 @@ class Resolver:
         self._took(did, history.current, history.pds)
 
     def _took(self, did: str, key: EncodedKey | None, pds: str) -> None:
+        """Keep what was fetched, and forget that a request had failed."""
         self._cache.put(did, key, pds)
         self._failures.pop(did)

@@ -1,4 +1,8 @@
-"""Requests that run or wait for their turn, each shared by all that need its answer."""
+"""Requests that run or wait for their turn, each shared by all that need its answer.
+
+A request leaves its answer in the cache of its maker (`resolver`). What is passed on here is only whether it
+failed. So all that share it look into the cache afterwards.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,10 @@ Run = Callable[[str, Fetch, str], Coroutine[Any, Any, str]]
 
 
 class SharedRequests:
-    """At most `waiting_max` requests, which `run` makes. Used by the event loop's thread only."""
+    """At most `waiting_max` requests, which `run` makes. Used by the event loop's thread only.
+
+    The key of a request is what it asks for, `key` or `history`, and the DID.
+    """
 
     def __init__(self, run: Run, metrics: KeyMetrics, waiting_max: int) -> None:
         self._run = run
@@ -43,7 +50,10 @@ class SharedRequests:
             await asyncio.wait(tasks)
 
     async def share(self, kind: str, did: str, fetch: Fetch, source: str) -> str:
-        """Wait for a request, the one that runs already or a new one. Return why it failed, or nothing."""
+        """Wait for a request, the one that runs already or a new one. Return why it failed, or nothing.
+
+        `overload`: there is no room for another one of this source. `unreachable`: it was ended by `close`.
+        """
         task = self._running.get((kind, did))
         if task is None:
             # A source has at most as many requests as are free, so others always find some.
@@ -55,7 +65,10 @@ class SharedRequests:
         return "unreachable" if task.cancelled() else task.result()
 
     def start(self, kind: str, did: str, fetch: Fetch, source: str) -> asyncio.Task[str]:
-        """Begin a request; there is none of this kind for the DID."""
+        """Begin a request; there is none of this kind for the DID.
+
+        It is begun even if there are `waiting_max`: callers other than `share` have bounds of their own.
+        """
         task = asyncio.create_task(self._run(did, fetch, source))
         self._running[kind, did] = task
         self._of_source[source] += 1
@@ -63,6 +76,7 @@ class SharedRequests:
         return task
 
     def _done(self, kind: str, did: str, source: str) -> None:
+        """Count one request of a source less, when it has ended in any way."""
         self._running.pop((kind, did), None)
         self._of_source[source] -= 1
         if not self._of_source[source]:

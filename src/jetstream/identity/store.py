@@ -48,6 +48,7 @@ from jetstream.identity.held import KEY_BYTES, pack_key
 FILE: Final = "keys.sqlite3"
 LOCK: Final = "keys.lock"
 APPLICATION_ID: Final = 0x4A53_4B59  # "JSKY"
+# The format of the file. An earlier one is upgraded when it is opened, any other one is refused.
 VERSION: Final = 2
 _HOST_BYTES: Final = 4  # of its number, little-endian
 RECORD_BYTES: Final = PLC_BYTES + KEY_BYTES + _HOST_BYTES  # of a staged operation
@@ -90,11 +91,16 @@ _Numbered = tuple[bytes, bytes, int, int]  # the same with the number of the hos
 
 
 class KeyStore:
-    """The file. Raises KeyCacheError if it cannot be used, and KeyCacheReplaced when it was damaged."""
+    """The file. Raises KeyCacheError if it cannot be used, and KeyCacheReplaced when it was damaged.
+
+    So does each method. After KeyCacheReplaced, the call had no effect, and there is a new and empty file,
+    which the next call uses. Each method that writes is one transaction. `directory` must exist.
+    """
 
     def __init__(self, directory: Path, now: Callable[[], float] = time.time) -> None:
         self.path = directory / FILE
         self._now = now  # unix seconds
+        # A damaged file is replaced at once. Then `_replace` has set the connection.
         with suppress(KeyCacheReplaced), self._guarded():
             self._connection = self._open()  # replaced by `_replace`
 
@@ -104,7 +110,11 @@ class KeyStore:
             self._connection.close()
 
     def read(self, dids: Sequence[bytes]) -> dict[bytes, tuple[bytes, int, str | None]]:
-        """Return the packed key, its time and the host of the PDS of each DID that has a row."""
+        """Return the packed key, its time and the host of the PDS of each DID that has a row.
+
+        DIDs are compact. The time is in unix seconds. The host is empty for an account without a PDS, and
+        None where it is not known.
+        """
         found: dict[bytes, tuple[bytes, int, str | None]] = {}
         with self._guarded():
             for start in range(0, len(dids), _READ_AT_ONCE):
@@ -115,13 +125,16 @@ class KeyStore:
         return found
 
     def write(self, rows: Iterable[Row], forgotten: Iterable[bytes] = ()) -> None:
-        """Write keys that were fetched, and remove those of `forgotten` DIDs."""
+        """Write keys that were fetched, and remove those of `forgotten` DIDs. They replace any others."""
         with self._transaction():
             self._connection.executemany(_WRITE, sorted(self._numbered(rows)))
             self._connection.executemany("DELETE FROM key WHERE did = ?", ((did,) for did in forgotten))
 
     def apply(self, rows: Iterable[Row], progress: Progress) -> None:
-        """Write the keys of a page, at the time when it was asked for, and how far the export was read."""
+        """Write the keys of a page, at the time when it was asked for, and how far the export was read.
+
+        Keys that were fetched after that time stay.
+        """
         with self._transaction():
             self._apply(self._numbered(rows))
             self._save(progress)
@@ -142,7 +155,8 @@ class KeyStore:
     def fold(self, operations_max: int, at_s: int) -> bool:
         """Move about `operations_max` staged operations to their places. Return whether there may be more.
 
-        `at_s` is when the last page of the import was asked for, in unix seconds.
+        `at_s` is when the last page of the import was asked for, in unix seconds. A crash between two calls
+        loses nothing: what is in its place is no longer staged, and the rest is.
         """
         with self._transaction():
             (bucket,) = self._connection.execute("SELECT min(bucket) FROM staged").fetchone()
@@ -168,7 +182,7 @@ class KeyStore:
             self._save(progress)
 
     def progress(self) -> Progress:
-        """Return how far the export was read."""
+        """Return how far the export was read; the beginning if nothing was, or if the state is damaged."""
         with self._guarded():
             row = self._connection.execute("SELECT value FROM state WHERE name = 'export'").fetchone()
         return Progress() if row is None else parse_progress(row[0])
@@ -181,6 +195,7 @@ class KeyStore:
         return sum(path.stat().st_size for path in paths if path.exists())
 
     def _numbers(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the numbers of hosts, in a transaction. A new host is given one; none is ever removed."""
         numbers: dict[str, int] = {}
         for name in sorted(names):
             self._connection.execute("INSERT OR IGNORE INTO host (name) VALUES (?)", (name,))
@@ -195,15 +210,18 @@ class KeyStore:
         return [(did, key, at, 0 if pds is None else numbers[pds]) for did, key, at, pds in rows]
 
     def _apply(self, rows: Iterable[_Numbered]) -> None:
+        """Write rows of the export in their order, in a transaction. What is newer in the table stays."""
         now_s = int(self._now())
         self._connection.executemany(_APPLY, ((*row, now_s) for row in rows))
 
     def _save(self, progress: Progress) -> None:
+        """Write how far the export was read, in the transaction of what was read."""
         self._connection.execute(
             "INSERT OR REPLACE INTO state VALUES ('export', ?)", (orjson.dumps(asdict(progress)),)
         )
 
     def _open(self) -> sqlite3.Connection:
+        """Open the file, or create it. Raises sqlite3.Error, and KeyCacheError for another kind of file."""
         connection = sqlite3.connect(
             self.path, isolation_level=None, timeout=_BUSY_S, check_same_thread=False
         )
@@ -215,6 +233,11 @@ class KeyStore:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Set up a connection; create or upgrade the tables. Raises sqlite3.Error and KeyCacheError.
+
+        With `synchronous = NORMAL`, a commit does not wait for the disk: see *Crashes* above. The lock comes
+        before the version is read, since two processes may open a new file.
+        """
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA cache_size = -16000")  # 16 MB
@@ -232,6 +255,10 @@ class KeyStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        """Run a block as one transaction, which is rolled back when the block raises.
+
+        `IMMEDIATE` takes the lock for writing at once: a transaction that has read first may not get it.
+        """
         with self._guarded():
             self._connection.execute("BEGIN IMMEDIATE")
             with self._connection:  # commits, or rolls back
@@ -251,6 +278,10 @@ class KeyStore:
             raise (KeyCacheFull if full else KeyCacheError)(self.path, str(error)) from error
 
     def _replace(self, problem: Exception) -> None:
+        """Rename a damaged file, and begin a new one. An earlier damaged file is overwritten.
+
+        Raises KeyCacheError when that is not possible.
+        """
         if hasattr(self, "_connection"):
             self.close()
         aside = self.path.with_name(FILE + ".damaged")
@@ -269,17 +300,18 @@ class KeyStore:
 
 
 def _run(connection: sqlite3.Connection, statements: str) -> None:
+    """Run statements in the transaction that is open, which `executescript` would commit first."""
     for statement in statements.split(";"):
         connection.execute(statement)
 
 
 def record(did: bytes, key: EncodedKey | None, host: int) -> bytes:
-    """Return a staged operation: a compact DID, a key, and the number of a host."""
+    """Return a staged operation: the compact DID of a `did:plc`, a key, and the number of a host."""
     return did + pack_key(key) + host.to_bytes(_HOST_BYTES, "little")
 
 
 def _rows(records: bytes, at_s: int) -> Iterator[_Numbered]:
-    """Yield the operations of staged records."""
+    """Yield the operations of staged records. A record that is cut off at the end is left out."""
     for start in range(0, len(records) - RECORD_BYTES + 1, RECORD_BYTES):
         middle, end = start + PLC_BYTES, start + RECORD_BYTES
         host = end - _HOST_BYTES
@@ -307,6 +339,7 @@ def export_lock(directory: Path) -> Iterator[None]:
 
 
 def _lock(path: Path, descriptor: int) -> None:
+    """Lock an open file, until it is closed. Raises KeyCacheError at once if another process holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

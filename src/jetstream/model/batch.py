@@ -3,6 +3,13 @@
 Events are single values only while a frame is decoded. From the stamp on they are columns: a filter is one
 pass over one column, rendering is one `zip` of all, storing is one `join` for each. A batch is shared by
 everyone who reads that part of the log.
+
+    index    0                  1                  2 …
+    times    1725516666833633   1725516666833634   1725516666833999 …
+    kinds    c                  i                  c …
+    dids     did:plc:…          did:plc:…          did:plc:… …
+
+Readers name the events of a batch by their index, which never changes. `index` finds that of a position.
 """
 
 from __future__ import annotations
@@ -28,6 +35,7 @@ class Batch:
     """
 
     times: list[int]  # `time_us` of each event
+    # As in `Event`. Equal values are often one object: kinds, collections and the empty value.
     kinds: list[bytes]
     dids: list[bytes]
     collections: list[bytes]
@@ -38,7 +46,7 @@ class Batch:
 
     @classmethod
     def of(cls, events: Sequence[Event], times: Iterable[int]) -> Batch:
-        """Give each event its time, in order."""
+        """Return a batch of events, each with its time, in order. `times` must rise and be as many."""
         columns = zip(*events, strict=True) if events else ((),) * 7
         return cls(list(times), *map(list, columns))
 
@@ -64,7 +72,10 @@ class Batch:
         return sum(map(len, self.bodies)) + sum(map(len, self.dids)) + sum(map(len, self.rkeys))
 
     def parts(self, text_bytes_max: int) -> Iterator[Batch]:
-        """Yield the batch in parts of at most `text_bytes_max`, or of one event that is longer."""
+        """Yield the batch in parts of at most `text_bytes_max`, or of one event that is longer.
+
+        Bytes are counted as by `text_bytes`. A batch that is short enough comes as one part, which is a copy.
+        """
         start = size = 0
         for i, texts in enumerate(zip(self.dids, self.rkeys, self.bodies, strict=True)):
             length = sum(map(len, texts))
@@ -79,7 +90,7 @@ class Batch:
         return bisect_left(self.times, position)
 
     def event(self, index: int) -> Event:
-        """Return one event as a value."""
+        """Return one event as a value, without its time. Raises IndexError."""
         _, *columns = self._columns()
         return Event(*(column[index] for column in columns))
 
@@ -88,7 +99,7 @@ class Batch:
         return Batch(*([column[i] for i in indices] for column in self._columns()))
 
     def extend(self, later: Batch) -> None:
-        """Append events that follow this batch's."""
+        """Append events that follow this batch's. Readers that hold the batch see them, above their range."""
         assert not self.times or not later.times or later.first > self.last
         self.times += later.times
         self.kinds += later.kinds
@@ -100,14 +111,16 @@ class Batch:
         self.bodies += later.bodies
 
     def since(self, position: int) -> Batch:
-        """Return the events at or after `position`: the batch itself if these are all."""
+        """Return the events at or after `position`: the batch itself if these are all, else a copy."""
         start = self.index(position)
         return self._part(start, len(self)) if start else self
 
     def _part(self, start: int, stop: int) -> Batch:
+        """Return a copy of some consecutive events. The values are shared, the lists are new."""
         return Batch(*(column[start:stop] for column in self._columns()))
 
     def _columns(self) -> tuple[list[Any], ...]:
+        """Return the columns in the order of the constructor: the times, and then those of `Event`."""
         return (
             *(self.times, self.kinds, self.dids, self.collections),
             *(self.rkeys, self.revs, self.cids, self.bodies),

@@ -61,7 +61,9 @@ class Features:
     __slots__ = ("_text", "_words", "terms")
 
     def __init__(self, terms: tuple[str, ...] = (), text: str = "") -> None:
+        # Each in the form that the module's docstring shows; some may be there twice.
         self.terms = terms
+        # As the record has it, cut to `TEXT_CHARS_MAX`; dropped once the words were asked for.
         self._text = text
         # The words, once they were asked for.
         self._words: str | None = None
@@ -76,11 +78,14 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a record must have. Two that ask for the same compare equal, in whatever order they do."""
+    """What a record must have. Two that ask for the same compare equal, in whatever order they do.
+
+    `parse` and `parse_steps` make it, of what a request gives (`web.filter_parameters`).
+    """
 
     # The first is the one that the fewest records meet, as a rule. Never empty.
     clauses: tuple[frozenset[str], ...]
-    # Each as it is in the words of a text; empty: any text, or none.
+    # Each as it is in the words of a text, with a space where a word ends; empty: any text, or none.
     phrases: frozenset[str] = frozenset()
 
     @classmethod
@@ -135,7 +140,7 @@ class Content:
         return True
 
     def matches(self, features: Features) -> bool:
-        """Tell whether a record matches."""
+        """Tell whether a record matches: meets every clause, and has one of the phrases if there are any."""
         if not self.meets(features.terms):
             return False
         return not self.phrases or any(map(features.words.__contains__, self.phrases))
@@ -154,7 +159,11 @@ class Content:
 
 
 def features_of(body: bytes) -> Features:
-    """Parse a record for all content filters. `body` is its JSON, as events have it."""
+    """Parse a record for all content filters. `body` is its JSON, as events have it: an object.
+
+    Members of another type than their lexicon says, and what is longer than allowed, are passed over. So it
+    raises nothing for any record that the server has accepted.
+    """
     record = orjson.loads(body)
     terms: list[str] = []
     for name, read in _READ.items():
@@ -197,13 +206,17 @@ def _member(value: object, name: str) -> Any:
 
 
 def _languages(langs: object) -> list[str]:
-    """Return the terms of each language: en-US is en, too."""
+    """Return the terms of each language: en-US is en, too.
+
+    So a filter for `en` matches a record in `en-US`, and one for `en-US` does not match a record in `en`.
+    """
     tags = [tag.lower() for tag in _items(langs) if type(tag) is str and len(tag) <= _TAG_CHARS_MAX]
     wider = [tag[:end] for tag in tags if "-" in tag for end, char in enumerate(tag) if char == "-"]
     return [f"lang:{tag}" for tag in tags + wider]
 
 
 def _mentioned(facets: object) -> list[str]:
+    """Return the term of each account that the text mentions, by the facets of its record."""
     features = [each for facet in _items(facets) for each in _items(_member(facet, "features"))]
     dids = [_member(each, "did") for each in features[:_ITEMS_MAX] if _member(each, "$type") == _MENTION]
     return [f"mention:{did}" for did in dids if type(did) is str and len(did) <= _URI_CHARS_MAX]
@@ -216,7 +229,10 @@ def _parent(reply: object) -> list[str]:
 
 
 def _subjects(subject: object) -> list[str]:
-    """Return the terms of a subject: an account, or a record and its account."""
+    """Return the terms of a subject: an account, or a record and its account.
+
+    A follow has the DID itself as its subject; a like or repost has an object with the URI of a record.
+    """
     uri = _member(subject, "uri") if type(subject) is dict else subject
     if type(uri) is not str or len(uri) > _URI_CHARS_MAX:
         return []
@@ -224,7 +240,7 @@ def _subjects(subject: object) -> list[str]:
 
 
 def _repo(uri: str) -> str:
-    """Return the account of an at-uri."""
+    """Return the account of an at-uri, which may be empty or no DID: then the term matches no filter."""
     return uri.removeprefix("at://").partition("/")[0]
 
 
@@ -234,6 +250,7 @@ def _media(embed: object) -> list[str]:
 
 
 def _is_media(embed: object) -> bool:
+    """Tell whether an embed itself has images or a video."""
     kind = _member(embed, "$type")
     return type(kind) is str and kind in _EMBEDS
 
@@ -255,7 +272,10 @@ _NO_DID: Final = "is not a DID, such as did:plc:…"
 def _terms(
     parameter: str, values: Sequence[str], term: Callable[[str], str | None], problem: str
 ) -> frozenset[str]:
-    """Return the terms of a list, each by `term`, which returns None for a bad value."""
+    """Return the terms of a list, each by `term`, which returns None for a bad value.
+
+    Raises InvalidParameter, with `problem` for the first bad value, or for more than 100 values.
+    """
     refuse_many(parameter, values, NAMES_MAX)
     found = set()
     for value in values:
@@ -267,10 +287,12 @@ def _terms(
 
 
 def _mention(value: str) -> str | None:
+    """Return the term of an account that is mentioned; None for what is no DID."""
     return f"mention:{value}" if is_did(value) else None
 
 
 def _reply_to(value: str) -> str | None:
+    """Return the term of an account that is replied to; None for what is no DID."""
     return f"reply:{value}" if is_did(value) else None
 
 
@@ -282,11 +304,16 @@ def _about(value: str) -> str | None:
 
 
 def _spoken(value: str) -> str | None:
+    """Return the term of a language tag, whose case does not matter; None for what is none."""
     return f"lang:{value.lower()}" if _TAG(value) else None
 
 
 def _phrases(values: Sequence[str]) -> Steps[frozenset[str]]:
-    """Return phrases as words, in steps of one phrase."""
+    """Return phrases as words, in steps of one phrase. Raises InvalidParameter.
+
+    A phrase has a space at an end where a word must end: ` cat ` is not found in `cats`. In a script without
+    spaces it may begin and end in the middle of a run.
+    """
     refuse_many("text", values, NAMES_MAX)
     found = set()
     for value in values:

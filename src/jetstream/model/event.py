@@ -2,12 +2,18 @@
 
 All values are text that is ready for JSON. Identifiers have been checked against their syntax, so none needs
 an escape. Bodies are JSON already. Nothing downstream parses or checks them again.
+
+    upstream ──▶ Event ──stamp──▶ a row of a Batch ──▶ log, subscribers
+
+An event has no `time_us`: the stamp gives it one (`ingest`), and the batch keeps it. A mirror keeps the times
+of its upstream.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+# Kinds: one letter each. They are stored in the log, so they never change.
 CREATE: Final = b"c"
 UPDATE: Final = b"u"
 DELETE: Final = b"d"
@@ -15,6 +21,7 @@ IDENTITY: Final = b"i"
 ACCOUNT: Final = b"a"
 SYNC: Final = b"s"
 
+# By kind, the name that clients and labels of metrics have for it.
 KIND_NAMES: Final = {
     CREATE: "create",
     UPDATE: "update",
@@ -41,9 +48,9 @@ class Event(NamedTuple):
 
     kind: bytes  # one of `KIND_NAMES`
     did: bytes  # the repo
-    collection: bytes
-    rkey: bytes
-    rev: bytes  # of the commit
+    collection: bytes  # an NSID
+    rkey: bytes  # the record key
+    rev: bytes  # of the commit, a TID
     cid: bytes  # of the record; creates and updates only
     body: bytes  # JSON: the record, or the identity, account or sync object; empty for deletes
 

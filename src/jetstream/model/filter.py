@@ -94,7 +94,7 @@ class Filter:
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Computed once: they are asked for each event.
+        # Computed once: they are asked for each event. The class is frozen, so they are set in this way.
         excluded = self.excluded_collections or self.excluded_prefixes
         every_collection = not (self.collections or self.prefixes or excluded)
         dids_only = every_collection and not self.kinds
@@ -188,7 +188,7 @@ class Filter:
         )
 
     def wants(self, kind: bytes, did: bytes, collection: bytes) -> bool:
-        """Tell whether one event is wanted."""
+        """Tell whether one event is wanted. The cheapest and most selective test is first: the DID."""
         if self.names_dids and did not in self.dids.members and did not in self.listed.members:
             return False
         if self.leaves_out_dids and (did in self.excluded_dids.members or not in_sample(did, self.sample)):
@@ -196,7 +196,7 @@ class Filter:
         return self.wants_of_repo(kind, collection)
 
     def wants_of_repo(self, kind: bytes, collection: bytes) -> bool:
-        """Tell whether an event of a wanted repo is wanted."""
+        """Tell whether an event of a wanted repo is wanted, by its kind and its collection."""
         return (not self.kinds or kind in self.kinds) and self._passes(collection)
 
     def select(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
@@ -334,7 +334,7 @@ def _leaves_any(listed: DidSet, excluded: DidSet, sample: int) -> Steps[bool]:
 
 
 def _refuse_without_commits(parameter: str, values: Sequence[str], kinds: frozenset[bytes]) -> None:
-    """Refuse values that apply to commits where the kinds leave commits out."""
+    """Refuse values that apply to commits where the kinds leave commits out. Raises InvalidParameter."""
     if values and kinds and kinds.isdisjoint(COMMITS):
         text = "applies to commits, and kinds leaves them out: add commit to kinds, or leave this out"
         raise InvalidParameter(parameter, values[0], text)

@@ -1,4 +1,11 @@
-"""The lists of a filter as clients give them: what is refused in any, and collections. Pure."""
+"""The lists of a filter as clients give them: what is refused in any, and collections. Pure.
+
+    `parse_collections`   text to `Collections`, in normal form; done for the wanted and for the excluded ones
+    `subtract`            the excluded ones from the wanted ones; what cannot be meant is refused
+
+An exception that excludes nothing, or everything, is refused, because it is a mistake of the client. The
+errors are InvalidParameter, with the name of the parameter and a text that follows its value in a sentence.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +26,10 @@ def refuse_many(parameter: str, values: Sequence[str], most: int) -> None:
 
 
 def refuse_unknown(parameter: str, values: Sequence[str], known: Iterable[str]) -> None:
-    """Raise InvalidParameter for a value that is not known, and for more than 100 values."""
+    """Raise InvalidParameter for a value that is not known, and for more than 100 values.
+
+    Names are compared as they are: case counts.
+    """
     refuse_many(parameter, values, NAMES_MAX)
     for value in values:
         if value not in known:
@@ -29,8 +39,8 @@ def refuse_unknown(parameter: str, values: Sequence[str], known: Iterable[str]) 
 class Collections(NamedTuple):
     """Collections as a client lists them. A prefix keeps its dot and loses its star."""
 
-    full: frozenset[bytes]
-    prefixes: frozenset[bytes]
+    full: frozenset[bytes]  # NSIDs: app.bsky.feed.like
+    prefixes: frozenset[bytes]  # app.bsky.feed. for app.bsky.feed.*
 
     def covers(self, name: bytes) -> bool:
         """Tell whether all of a full name or of a prefix is listed."""
@@ -42,17 +52,20 @@ class Collections(NamedTuple):
         return inside or self.covers(name)
 
     def without(self, other: Collections) -> Collections:
-        """Leave out what `other` covers."""
+        """Return what `other` does not cover. A prefix stays that `other` covers in part."""
         return Collections(*(frozenset(each for each in part if not other.covers(each)) for part in self))
 
     def within(self, prefixes: frozenset[bytes]) -> Collections:
-        """Keep what lies in one of `prefixes`."""
+        """Return what lies in one of `prefixes`; what is wider than a prefix does not."""
         return Collections(
             *(frozenset(each for each in part if each.startswith(tuple(prefixes))) for part in self)
         )
 
     def normal(self) -> Collections:
-        """Leave out what a listed prefix covers."""
+        """Return the normal form, without what another listed prefix covers.
+
+        Two lists that cover the same have the same normal form, so that filters can be compared.
+        """
         prefixes = tuple(self.prefixes)
         return Collections(
             frozenset(name for name in self.full if not name.startswith(prefixes)),
@@ -61,7 +74,11 @@ class Collections(NamedTuple):
 
 
 def parse_collections(parameter: str, collections: Sequence[str]) -> Collections:
-    """Parse a list of collections. Raises InvalidParameter."""
+    """Parse a list of collections into their normal form.
+
+    Each is an NSID, or NSID segments followed by `.*`. Raises InvalidParameter for anything else, and for
+    more than 100.
+    """
     refuse_many(parameter, collections, NAMES_MAX)
     full, prefixes = set(), set()
     for name in collections:
@@ -79,7 +96,12 @@ def parse_collections(parameter: str, collections: Sequence[str]) -> Collections
 
 
 def subtract(wanted: Collections, excluded: Collections) -> tuple[Collections, Collections]:
-    """Return what is left of `wanted`, and the exceptions from that. Raises InvalidParameter."""
+    """Return what is left of `wanted`, and the exceptions from that. Both are in normal form.
+
+    Full names that are excluded are removed. Exceptions from a prefix cannot be, so they are returned, and
+    all of them are if every collection is wanted. Raises InvalidParameter for an exception that excludes
+    nothing of `wanted`, and if nothing is left.
+    """
     if not any(wanted):
         return wanted, excluded
     shown = [*sorted(excluded.full), *(prefix + b"*" for prefix in sorted(excluded.prefixes))]

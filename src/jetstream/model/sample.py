@@ -1,4 +1,8 @@
-"""A sample of all repos, by the hash of their DIDs: `sample=<percent>`. Pure."""
+"""A sample of all repos, by the hash of their DIDs: `sample=<percent>`. Pure.
+
+The hash is CRC-32: it is fast, and clients can compute it in any language. It keeps no secret: whether a DID
+is in a sample can be known before the account is created.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,10 @@ def in_sample(did: bytes, sample: int) -> bool:
 
 
 def hashes_below(sample: int) -> int:
-    """Return the bound of the hashes of a sample: its share of 2^32, rounded up."""
+    """Return the bound of the hashes of a sample: its share of 2^32, rounded up.
+
+    A hash below the bound is in the sample. That of the whole is 2^32, which every hash is below.
+    """
     return -(-(sample << 32) // SAMPLE_WHOLE)
 
 

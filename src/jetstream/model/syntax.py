@@ -26,7 +26,7 @@ _NSID_PREFIX: Final = re.compile(NSID_PREFIX_PATTERN).fullmatch
 _RECORD_KEY: Final = re.compile(RECORD_KEY_PATTERN).fullmatch
 _TID: Final = re.compile(r"[234567abcdefghij][234567abcdefghijklmnopqrstuvwxyz]{12}").fullmatch
 
-# The upper limits of the specification, in characters.
+# The upper limits of the specification, in characters: those of the DID page and of the NSID page.
 DID_CHARS_MAX: Final = 2048
 NSID_CHARS_MAX: Final = 317
 
@@ -35,7 +35,7 @@ _NSIDS_REMEMBERED: Final = 4096
 
 
 def is_did(text: str) -> bool:
-    """Tell whether `text` is a DID of any method."""
+    """Tell whether `text` is a DID of any method. What the method says of the rest is not looked at."""
     return len(text) <= DID_CHARS_MAX and _DID(text) is not None
 
 
@@ -51,6 +51,7 @@ def nsid_bytes(text: str) -> bytes | None:
 
 @lru_cache(maxsize=_NSIDS_REMEMBERED)
 def _nsid_bytes(text: str) -> bytes | None:
+    """Do what `nsid_bytes` does, for a text that is not too long to be remembered."""
     return text.encode() if is_nsid(text) else None
 
 
@@ -60,10 +61,10 @@ def is_nsid_prefix(text: str) -> bool:
 
 
 def is_record_key(text: str) -> bool:
-    """Tell whether `text` is a record key."""
+    """Tell whether `text` is a record key of any type: 1 to 512 characters, and neither `.` nor `..`."""
     return _RECORD_KEY(text) is not None and text != "." and text != ".."
 
 
 def is_tid(text: str) -> bool:
-    """Tell whether `text` is a timestamp identifier of 13 characters."""
+    """Tell whether `text` is a TID: 13 characters in base32-sortable, with the top bit of the first 0."""
     return _TID(text) is not None

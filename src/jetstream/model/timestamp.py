@@ -1,4 +1,11 @@
-"""Times as people and programs write them: for cursors, in a query and on the command line. Pure."""
+"""Times as people and programs write them: for cursors, in a query and on the command line. Pure.
+
+    1725519626134432               unix microseconds
+    2026-07-04T14:30:00+02:00      RFC 3339
+    -1h30m                         an age: so long before now
+
+Everywhere else a time is an integer, in unix microseconds.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +19,14 @@ NOT_A_TIME: Final = (
 _CHARS_MAX: Final = 64  # of any of the three forms
 # Twenty digits are more than 64 bits; Python's integers have no limit.
 _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
-# Section 5.6. In a query, `+` means a space: an offset that is not percent-encoded comes as ` 02:00`.
+# Section 5.6, without leap seconds, which Python's dates do not have. In a query, `+` means a space: an
+# offset that is not percent-encoded comes as ` 02:00`.
 _RFC_3339: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,9})?(?:[Zz]|([-+ ])(\d\d:\d\d))", re.ASCII
 ).fullmatch
 _AGE: Final = re.compile(r"-((?:[0-9]{1,9}(?:\.[0-9]{1,6})?(?:ms|[smhdw]))+)", re.ASCII).fullmatch
 _AGE_PART: Final = re.compile(r"([0-9.]+)(ms|[smhdw])", re.ASCII).findall
+# Microseconds of each unit of an age.
 _UNIT_US: Final = {
     "ms": 10**3,
     "s": 10**6,
@@ -49,13 +58,17 @@ def parse_time(text: str, now_us: int) -> int:
 
 
 def to_date(time_us: int | None) -> str | None:
-    """Return a time as a date of RFC 3339, in UTC with microseconds; one after `TIME_MAX` as that."""
+    """Return a time as a date of RFC 3339, in UTC with microseconds; one after `TIME_MAX` as that.
+
+    None for None, as for the newest event of an empty log.
+    """
     if time_us is None:
         return None
     return (_EPOCH + min(time_us, TIME_MAX) * _MICROSECOND).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _parse_date(text: str) -> int:
+    """Parse a date of RFC 3339 into unix microseconds, below 0 before 1970. Raises ValueError."""
     found = _RFC_3339(text)
     if found is None:
         raise ValueError(NOT_A_TIME)

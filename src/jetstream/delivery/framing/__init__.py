@@ -3,6 +3,12 @@
 A framing takes the JSON of events and knows nothing of what it says. The frame of an event is the same bytes
 for all readers of one encoding, so it is made once. A compressed form is made here, too: as a framing that
 compresses each message before it frames it.
+
+    websocket   frames of RFC 6455, text or binary
+    zstd        the same, binary, each message compressed against a shared dictionary
+    ndjson      lines
+    sse         Server-Sent Events
+    chunked     one of the last two as chunks of HTTP/1.1
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _REASON_BYTES_MAX: Final = 123  # section 5.5: a control frame has 125 bytes at 
 
 
 def head(size: int, opcode: int = TEXT) -> bytes:
-    """Return the head of a whole message of `size` bytes."""
+    """Return the head of a message of `size` bytes in one frame: 2, 4 or 10 bytes (section 5.2)."""
     first = _FIN | opcode
     if size <= _SHORT_MAX:
         return bytes((first, size))

@@ -43,6 +43,7 @@ class ZstdFraming(WebSocketFraming):
             compressor.compress(b"{}")  # the library reads the dictionary when it is first used
         except zstandard.ZstdError as error:
             raise ValueError(f"is not a zstd dictionary: {error}") from error
+        # In the header of the dictionary and of each frame: a positive number of 32 bits.
         self.dictionary_id = data.dict_id()
         if not self.dictionary_id:
             raise ValueError("is not a zstd dictionary: it has no ID")

@@ -1,4 +1,11 @@
-"""The classic wire: `"type":"com"`, `"id"` and `"acc"`, operations as one letter, no CID (`docs/api.md`)."""
+"""The classic wire: `"type":"com"`, `"id"` and `"acc"`, operations as one letter, no CID (`docs/api.md`).
+
+    {"did":…,"time_us":…,"type":"com","commit":{"rev":…,"type":"c","collection":…,"rkey":…,"record":{…}}}
+    {"did":…,"time_us":…,"type":"com","commit":{"rev":…,"type":"d","collection":…,"rkey":…}}
+    {"did":…,"time_us":…,"type":"id","identity":{…}}
+
+It has no syncs. Clients have heartbeats if they ask for them.
+"""
 
 from __future__ import annotations
 

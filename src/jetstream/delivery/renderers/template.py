@@ -47,15 +47,17 @@ class TemplateRenderer:
         heartbeat: bytes = b"",
         heartbeat_s: int = 0,
     ) -> None:
+        # The wire's name, and after how many seconds without an event it has a heartbeat unasked; 0: never.
         self.name = name
         self.heartbeat_s = heartbeat_s
-        # Takes a time and a flag.
+        # Takes a time in unix microseconds and `true` or `false`. Empty: the wire has no heartbeats.
         self._heartbeat = heartbeat
         declined = b"".join(_NO_NUMBER if column == "times" else NO_VALUE for column in columns)
         # By kind, with every kind that there is; never changed.
         self._templates = {kind: templates.get(kind, declined) for kind in KIND_NAMES}
         # Returns the columns of a batch, the kinds first.
         self._columns = attrgetter("kinds", *columns)
+        # For a value that is made of a column, as the dates of v2 are of the times; None: there is none.
         self._last = last
 
     def render(self, batch: Batch, indices: Sequence[int]) -> list[bytes]:

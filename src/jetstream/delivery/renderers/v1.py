@@ -1,4 +1,11 @@
-"""The v1 wire, which libraries read: `"kind":"commit"`, operations in full, the CID (`docs/api.md`)."""
+"""The v1 wire, which libraries read: `"kind":"commit"`, operations in full, the CID (`docs/api.md`).
+
+    {"did":…,"time_us":…,"kind":"commit","commit":{"rev":…,"operation":"create","collection":…,"rkey":…,
+        "record":{…},"cid":…}}
+    {"did":…,"time_us":…,"kind":"identity","identity":{…}}
+
+It has no syncs. Clients have heartbeats if they ask for them.
+"""
 
 from __future__ import annotations
 

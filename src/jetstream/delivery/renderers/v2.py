@@ -7,7 +7,7 @@ Each message is an envelope with a payload. In both, `$type` is first, and the o
 
 `seq` is our `time_us`, and `time` is the same as a date. Records are as on the other wires.
 
-An `#info` is no event, and has no `seq`: it is made by `info`, and by no renderer.
+An `#info` is no event, and has no `seq`: `info` makes it. A heartbeat is an `#info`, too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _SECOND_MAX: Final = 253_402_300_799  # the last of the year 9999: dates end the
 _HEARTBEAT_S: Final = 45  # two official clients reconnect after 60 s without a message
 _SECONDS_REMEMBERED: Final = 256  # as text; neighbouring events share one
 
-# The keys are sorted, so the body of an event has one of three places.
+# The keys are sorted, so the body of an event has one of three places: `account` is before `did`, `identity`
+# and `record` after it, and `sync` after `seq`. A template takes the body at one place, and writes nothing
+# for the others.
 _COLUMNS: Final = (
     *("cids", "collections", "bodies", "dids", "bodies", "revs", "rkeys", "times", "bodies"),
     "times",  # as dates
