@@ -98,9 +98,10 @@ class PublicFetcher:
         """Connect to the first address that answers. Raises OSError, NoKey."""
         if self._tls is None:
             self._tls = await asyncio.to_thread(ssl.create_default_context)
-        addresses = [info[4] for info in await self._names.look_up(host) if self._allowed(info[4][0])]
+        allowed = [info[4] for info in await self._names.look_up(host) if self._allowed(info[4][0])]
+        addresses = allowed[:_ADDRESSES_MAX]
         problem: OSError = OSError("no address answers")
-        for number, (address, port, *_) in enumerate(addresses[:_ADDRESSES_MAX], 1):
+        for number, (address, port, *_) in enumerate(addresses, 1):
             try:
                 # The last one has all the time that is left.
                 async with asyncio.timeout(2.0 if number < len(addresses) else None):
