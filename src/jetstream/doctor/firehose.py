@@ -131,7 +131,7 @@ def judge(seen: Seen) -> Finding:
 
 
 def _mirrored(seen: Seen) -> Finding:
-    """Judge what is to be a Jetstream, and accepts connections."""
+    """Judge what is to be a Jetstream, and accepts connections. A silent one is well."""
     if seen.answer == "jetstream":
         return _finding(seen, "ok", "is a Jetstream, whose events are taken")
     if seen.answer == "silent":
