@@ -74,6 +74,8 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
 
     Raises SettingError, and what `Service.run` raises.
     """
+    # Each upstream takes an open file, and so does each subscriber: both numbers are known before
+    # anything opens.
     upstreams = len(upstreams_of(settings, limits)) if reads_upstream(settings.role) else 0
     most = settings.max_subscribers if serves_subscribers(settings.role) else 0
     shortage = raise_file_limit(most, limits.web.files_reserved, limits.runtime.beside(upstreams))
@@ -174,6 +176,8 @@ class Service:
         a log that cannot be opened, and the first error of a part that has failed while the server ran.
         Returns without serving if `stop` is called while a log in another process is waited for.
         """
+        # The checks come in the order of their cost: nothing is created for settings that cannot be
+        # used.
         settings = self.settings
         if self._reads:  # what is wrong with the upstreams is said before the log is opened
             starts_of(settings, upstreams_of(settings, self._limits))
@@ -198,6 +202,8 @@ class Service:
         """Open the log, and have it closed at the end. Returns False if the server is stopped before."""
         settings, limits = self.settings, self._limits.log
         self.reader: LogReader
+        # A log that another process writes may be missing or unreachable: it is waited for, until
+        # `stop`. One of this process is opened at once, or the server ends.
         if settings.database is not None or not self._reads:
             if await unless(self._stopping, self._open_other()) is None:
                 logger.info("stopped")
@@ -206,6 +212,7 @@ class Service:
             return True
         if settings.log is not None:
             require_data_dir(settings.log_dir, "--log")
+        # Readers and the writer of this process share one object.
         self.reader = self.log = await open_log(settings, self._clock, self.conditions, limits)
         ending.push_async_callback(self._close_log, self.log)
         if self.log.clock_offset_us is not None:
@@ -214,6 +221,7 @@ class Service:
 
     async def _open_other(self) -> LogReader:
         """Open a log that another process may write, and prepare to lead it, if that is for this server."""
+        # `on_read` counts events where another process stores them: the writer's metrics are not here.
         settings, limits, on_read = self.settings, self._limits.log, self.metrics.count_events
         if settings.database is None:
             self.reader = self._edge = await open_edge_log(settings, self.conditions, limits, on_read)
@@ -243,6 +251,7 @@ class Service:
             self.metrics,
             self.conditions,
             self._limits,
+            # Asked again and again: without a subscriber, upstream is read with longer pauses.
             is_awaited=lambda: self._serves and bool(self.delivery),
             takes_over=self._terms is not None,
         )
@@ -265,6 +274,7 @@ class Service:
         settings = self.settings
         if settings.zstd_dictionary == "none" or not self._serves:
             return None
+        # In a process of its own: the libraries for downloading take no memory of the server.
         fetch = partial(fetch_in_process, settings.data_dir, settings.zstd_dictionary_url)
         return PublicDictionary(settings.zstd_dictionary, settings.data_dir, fetch)
 
@@ -357,6 +367,8 @@ class Service:
         It takes the seconds of `--drain`, or of an edge without that setting `RuntimeLimits.drain_s`. A
         load balancer has that long to send new clients elsewhere.
         """
+        # With siblings the supervisor has set 0 where the setting is absent: its edges are closed at
+        # once then.
         drain_s = self.settings.drain
         if drain_s is None and self.settings.role == "edge":
             drain_s = self._limits.runtime.drain_s
@@ -451,6 +463,8 @@ class Service:
         The only place where the parts are put together for `/health`, `/ready`, `/status.json` and the
         gauges. Raises OSError if the log's disk does not answer.
         """
+        # Read once: with the log in PostgreSQL, each term has another intake, and there is none between
+        # terms.
         intake = self._reading
         sources = None if intake is None else intake.sources
         return Status(

@@ -46,6 +46,7 @@ class CatchingUp:
 
     def observe(self, now: float, lag_s: float) -> Line | None:
         """Take the lag of what has just arrived; return a line if one is due. `now` is monotonic seconds."""
+        # Two thresholds: above the first one a phase begins, below the second one it ends.
         if self._began is None:
             if lag_s < BEHIND_S:
                 return None

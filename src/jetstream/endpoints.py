@@ -178,8 +178,8 @@ class Endpoints:
     def stop_accepting(self) -> None:
         """Accept no more connections. Those that are open go on.
 
-        Clients that connect from now on are refused by the system, or wait for another process with the
-        same port.
+        Clients that connect from now on are refused by the system. With siblings, the supervisor passes no
+        more of them to this process.
         """
         if self._siblings is not None:
             self._siblings.stop_taking()

@@ -64,6 +64,7 @@ class Figures:
         It also begins another second of `metrics.collections`, so it must be called once a second.
         """
         try:
+            # One status for everything that follows, so that sample and log line agree.
             now, status = self._clock(), self._status()
         except OSError:
             return
@@ -92,6 +93,8 @@ class Figures:
 
     def _follow(self, now: float, status: Status) -> None:
         """Log how far behind upstream the server is, while it is."""
+        # An old lag is not a lag: while upstream is silent, the last message says nothing of the
+        # present.
         lag_s, age_s = status.lag_s, status.last_frame_age_s
         if lag_s is None or age_s is None or age_s > _FRESH_S:
             return

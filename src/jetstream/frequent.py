@@ -78,6 +78,7 @@ class FrequentCollections:
         At most `count_max`, the most frequent first. Empty until one second is over: the present one
         does not count.
         """
+        # The last entry is the second in progress, whose beginning is the end of the others.
         if len(self._seconds) < 2:
             return []
         *whole, (end, _) = self._seconds
@@ -100,6 +101,7 @@ class FrequentCollections:
         """Count the pending events in the present second, in the recent counts, and under a label."""
         counts = Counter(self._pending)
         self._pending = []
+        # Identity and account events have no collection. `Counter` does not mind a missing key.
         del counts[b""]
         if self._seconds:
             self._seconds[-1][1].update(counts)

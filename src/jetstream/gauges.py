@@ -72,6 +72,7 @@ def gauges(status: Status) -> Iterator[Metric]:
         ),
     ):
         yield from _gauge(name, text, [((), value)])
+    # Text is told by labels: a sample has only a number.
     build = [((status.version, _PYTHON, status.role), 1)]
     yield from _gauge("build_info", "1, with the versions and the role as labels.", build, *_BUILD)
     yield from _upstreams(status)
@@ -91,6 +92,8 @@ def _upstreams(status: Status) -> Iterator[Metric]:
     """
     upstreams = status.upstreams
 
+    # Samples of one gauge, with the name of the upstream as their label; those that are None are left
+    # out.
     def of_each(value: Callable[[UpstreamStatus], float | None]) -> list[tuple[list[str], float | None]]:
         return [([each.name], value(each)) for each in upstreams]
 
@@ -113,6 +116,8 @@ def _readers(readers: ReaderStatus) -> Iterator[Metric]:
     behind = [(["catching_up"], readers.catching_up), (["lagging"], readers.lagging)]
     yield from _gauge("subscribers_behind", "Subscribers that are behind, by how.", behind, "how")
     text = "How far subscribers are behind the newest event, now."
+    # The client library has no class for it. The type is of OpenMetrics: buckets are cumulative, and may
+    # fall.
     lags = Metric("jetstream_subscriber_lag_seconds", text, "gaugehistogram")
     for bound, count in zip((*LAGS_S, "+Inf"), accumulate(readers.lags), strict=True):
         lags.add_sample(f"{lags.name}_bucket", {"le": str(bound)}, count)
@@ -142,5 +147,6 @@ def _gauge(
     for label_values, value in samples:
         if value is not None:
             family.add_metric(label_values, value)
+    # Prometheus takes an absent gauge for unknown; one with a made-up 0 would raise alerts.
     if family.samples:
         yield family

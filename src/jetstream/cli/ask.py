@@ -1,7 +1,7 @@
 """Ask a running server: requests of JSON, with a token if it needs one.
 
-For `jetstream top` and `jetstream subscribers`. Everything that may go wrong is a NoAnswer, whose text
-is one line for the operator, without secrets of a URL. Requests block: these commands do nothing
+For `jetstream top` and `jetstream subscribers`. Whatever goes wrong with a request is a NoAnswer, whose
+text is one line for the operator, without secrets of a URL. Requests block: these commands do nothing
 meanwhile.
 """
 

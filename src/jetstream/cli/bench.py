@@ -109,6 +109,7 @@ def bench(url: str = "ws://127.0.0.1:6008", /, options: Options | None = None) -
     options = options or Options()
     readings = Readings(transport=TRANSPORTS[options.transport])
     target = _target(url, readings.transport.path or _PATHS[options.wire])
+    # Event streams have one path for all wires, and no compression of messages.
     if readings.transport.path:
         target = replace(target, query=(("wire", options.wire),))
         if options.compress or options.zstd_dictionary is not None:
@@ -119,7 +120,7 @@ def bench(url: str = "ws://127.0.0.1:6008", /, options: Options | None = None) -
     elif options.zstd_dictionary is not None:
         readings.decompress = _decompressor(options.zstd_dictionary)
         target = replace(target, query=(("compress", "true"), ("wire", options.wire)))
-    # Everything that can be wrong with the command line is found before the first connection.
+    # What can be wrong with the command line by itself is found before the first connection.
     parts = _parse_mix(options.filter_mix)
     if options.slow > options.subscribers:
         raise SettingError(
@@ -148,7 +149,7 @@ def _interruptible(load: Load) -> Iterator[None]:
     """End the load at the first Ctrl-C; a second one ends the process."""
 
     def interrupt(number: int, _frame: object) -> None:
-        """Let the steps that run end early. The handler of before is in force from now on."""
+        """Let the step that runs end early. The next signal has its default effect."""
         signal.signal(number, signal.SIG_DFL)
         load.interrupt()
 
@@ -165,6 +166,7 @@ def _run(options: Options, parts: list[mix.Part], load: Load) -> None:
     After an interruption it prints how far it came, and what was measured if anything was. Raises
     SettingError for filters that cannot be made of the accounts that were seen.
     """
+    # Two runs against one server differ only in what it sends.
     rng = Random(1)  # noqa: S311 - the same load every time
     meter = Meter(load, options.pid, _print)
     load.begin()
@@ -174,6 +176,7 @@ def _run(options: Options, parts: list[mix.Part], load: Load) -> None:
     if load.interrupted:
         _print("interrupted before any subscriber was connected")
         return
+    # After `learn`, the reference connection has seen accounts to choose from.
     wanted = _filters(options, parts, load.truth.dids, rng)
     connections = subscribers(wanted, load.readings, rng, check=options.check, slow=options.slow)
     last_accepted_s = load.connect(connections, options.connect_rate, CONNECT_TIMEOUT_S)

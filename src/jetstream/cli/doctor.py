@@ -2,8 +2,8 @@
 
     settings ─▶ examine: one check after another ─▶ Finding ─▶ a line each, or one JSON array at the end
 
-Lines are printed as they are found: a check of upstreams may take ten seconds. The order is that in
-which a server would meet the problems.
+Lines are printed as they are found: the check of an upstream may take ten seconds and more. Settings that
+cannot be used at all end the command as they end a server, with exit code 2 and no findings.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def doctor(
     refuse_file(settings.data_dir)
     if settings.database is None:
         refuse_file(settings.log_dir, "--log")
+    # With --json, nothing is printed before the end, so that the output is one array.
     findings = []
     for finding in examine(settings):
         findings.append(finding)
@@ -70,11 +71,13 @@ def examine(settings: Settings, is_ours: Callable[[Address], bool] | None = None
     check runs when its finding is wanted, in the order of the lines.
     """
     yield from check_variables(os.environ)
+    # An edge has no upstreams to look at; its clock is not compared with anybody's.
     upstreams: Sequence[Upstream] = ()
     if reads_upstream(settings.role):
         upstreams = all_upstreams(settings.upstream, settings.upstream_file)
         yield from _check_upstreams(upstreams)
     yield from _check_log(settings)
+    # A port in use is well if a Jetstream has it, which then says what it complains about.
     yield from machine.check_ports(settings, is_ours or is_jetstream)
     yield from check_running(settings.listen)
     yield machine.check_files(settings, len(upstreams))

@@ -64,7 +64,7 @@ def import_keys(
     """
     logging_setup.configure("info", "auto")
     _check_url(plc_url)
-    # Held until the end. Raises what says that another process has it.
+    # Held until the end. Raises KeyCacheError if another process reads the export into this directory.
     with export_lock(data_dir):
         try:
             run(_import(data_dir, plc_url, follow))
@@ -113,7 +113,7 @@ async def _import(data_dir: Path, url: str, follow: bool) -> None:
 
 
 def _cancel(task: asyncio.Task[None]) -> None:
-    """Cancel the import, at the first signal. It has no result that a handler could return."""
+    """Cancel the import, at the first signal: `Task.cancel` without its result."""
     task.cancel()
 
 
@@ -155,6 +155,7 @@ class Report:
         if now - self._said_at < self._every_s:
             return
         self._said_at = now
+        # The mean of this run. Never divided by 0, should two pages come in the same moment.
         rate = round((progress.operations - self._began[1]) / max(now - self._began[0], 0.001))
         until = iso(progress.newest_us)
         if self._terminal:

@@ -76,6 +76,7 @@ def _contents(log: LogUrl | None, data_dir: Path) -> Contents:
     """Count what a log holds: all events are read. Raises LogError, and SettingError without the driver."""
     if log is None or log.address is None:
         return contents(_directory(log, data_dir))
+    # The module after it imports asyncpg: without it, this error names the extra to install.
     require_driver()
     from jetstream.eventlog.postgresql import export  # noqa: PLC0415 - loads asyncpg
 
@@ -332,4 +333,5 @@ def _moment(time_us: int | None) -> str:
 
 
 def _print(text: str) -> None:
+    # Not flushed: the output of these commands ends with the command.
     print(text)  # noqa: T201 - the output of a command

@@ -276,6 +276,8 @@ def _announce(relays: dict[str, str], *, pds: dict[str, str] | None = None, **fi
 
 def _check_replay(given: Mapping[str, object]) -> None:
     """Raise SettingError for arguments of a world: a recording is served as it is."""
+    # What differs from its default was given. One that was given with the default's value has no effect
+    # either.
     parameters = signature(simulate).parameters
     changed = [name for name, value in given.items() if value != parameters[name].default]
     unused = [_FLAGS.get(name, "--" + name.replace("_", "-")) for name in changed if name not in _OF_A_REPLAY]

@@ -148,6 +148,7 @@ def table(rows: list[Row], now_s: float) -> Table:
         "bytes",
     )
     cells = [_cells(row, now_s) for row in rows]
+    # By column, to find the empty ones; and back to rows.
     columns = [each for each in zip(head, *cells, strict=True) if not cells or {*each[1:]} != {"-"}]
     names, *rows_shown = zip(*columns, strict=True)
     made = Table(
@@ -187,6 +188,7 @@ def summary(wanted: Mapping[str, Any]) -> str:
     parts = [f"{name}={','.join(wanted[name])}" for name in _LISTS if wanted.get(name)]
     for name in ("dids", "excludeDids"):
         number = wanted.get(name, {}).get("number", 0)
+        # With one account, its DID says more than the number.
         if number:
             some = wanted[name].get("some", [])
             parts.append(f"{name}={some[0]}" if number == 1 and some else f"{number} {name}")

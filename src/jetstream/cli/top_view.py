@@ -77,6 +77,7 @@ def _head(status: Status, url: str) -> RenderableType:
 
 def _reasons(status: Status) -> list[RenderableType]:
     """Return a line for each reason why the server is not well or not ready, with what to do."""
+    # A reason may be in both lists, in other words: one is a condition, the other a check of `/ready`.
     both = [*_list(status, "reasons"), *_list(status, "not_ready")]
     lines = [
         Text(f"! {_text(each.get('text'))}{_hint(each)}", style="red")
@@ -111,6 +112,7 @@ def _upstreams(status: Status) -> Table:
         )
     if len(rows) > UPSTREAMS_MAX:
         table.add_row(f"and {len(rows) - UPSTREAMS_MAX} more")
+    # Beside the counts by state, `pds` has names, which are left out.
     counts = {name: each for name, each in _dict(status, "pds").items() if isinstance(each, int)}
     for name, count in list(counts.items())[:UPSTREAMS_MAX]:
         table.add_row(f"{_number(count)} PDSes", Text(_text(name)))
@@ -246,12 +248,14 @@ def spark(values: Sequence[float | None], width: int = 30) -> str:
     """
     if not values:
         return DASH
+    # Rounded up, so that there are at most `width` parts; the last one may be shorter.
     step = max(1, -(-len(values) // width))
     parts = [
         [each for each in values[start : start + step] if each is not None]
         for start in range(0, len(values), step)
     ]
     means = [sum(part) / len(part) if part else None for part in parts]
+    # 1 where all values are 0 or unknown: nothing is divided by 0.
     top = max((each for each in means if each is not None), default=0) or 1
     return "".join(" " if each is None else _BARS[max(1, round(each / top * 8))] for each in means)
 

@@ -137,6 +137,8 @@ class _Keys:
 
     def find(self, did: str, rev: str) -> Sequence[PublicKey]:
         """Return the keys that may have signed a commit; none if they are not known."""
+        # Which key is valid depends on when the commit was made, which its rev says
+        # (https://atproto.com/specs/tid).
         history, time_us = self._history(did), tid_us(rev)
         keys = history.keys_at(time_us, _SLACK_US) if history.is_whole_at(time_us, _SLACK_US) else []
         return [self._public_key(key) for key in keys]
@@ -149,6 +151,8 @@ class _Keys:
         """
         found = self._found.get(did)
         try:
+            # A list is an audit log, with all keys of the account; an object is a document, with the
+            # present one.
             if isinstance(found, list):
                 return parse_history(did, found)
             return only_key(document_key(did, found))

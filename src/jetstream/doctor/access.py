@@ -63,6 +63,7 @@ def check_certificate(chain: Path, key: Path | None, now: datetime) -> Finding:
         return Finding("tls", "fail", text, "renew it: clients refuse it")
     if left < EXPIRES_SOON:
         return Finding("tls", "warn", text, "renew it: the server reads it again by itself")
+    # Last, since the server works in spite of it.
     if _others_read(key):
         return Finding("tls", "warn", f"every user can read the key in {key}", f"chmod o-r {key}")
     return Finding("tls", "ok", text)
@@ -84,6 +85,7 @@ def check_tokens(flag: str, file: Path) -> Finding:
 
 def check_proxies(settings: Settings) -> Iterator[Finding]:
     """Yield what does not fit about proxies."""
+    # Nothing is asked of the proxies: which headers they send cannot be seen from here.
     trusted = settings.trusted_proxies
     # Such a network is 0.0.0.0/0 or ::/0.
     if any(not network.prefixlen for network in trusted):

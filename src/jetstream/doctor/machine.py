@@ -78,6 +78,7 @@ def judge_space(free: int, settings: Settings, log: Extent | None) -> Finding:
         return Finding(
             "disk", "fail", f"{size(free)} free", f"a log needs {size(SPACE_MIN)} at least: free some space"
         )
+    # The need is that of a full retention, of which the log may have a part already.
     held = log.bytes_on_disk if log else 0
     per_day, by = _growth(log)
     whole = min(per_day * settings.retention / _DAY_S, settings.retention_bytes or float("inf"))
@@ -134,6 +135,8 @@ def sync_ms(directory: Path) -> float:
 
     The file has no name, and is gone when it is closed, also after a crash.
     """
+    # The same place is written again and again: after the first write the file does not grow, so only the
+    # data is waited for.
     block, took = b"\0" * _SYNC_BYTES, []
     with tempfile.TemporaryFile(dir=directory) as file:
         for _ in range(_SYNCS):
@@ -158,6 +161,7 @@ def check_files(settings: Settings, upstreams: int, limits: Limits = Limits()) -
     The hard limit counts: a server raises its soft limit to it. `upstreams` is how many it reads.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The same computation as at the start of a server.
     shortage = file_shortage(
         hard, settings.max_subscribers, limits.web.files_reserved, limits.runtime.beside(upstreams)
     )
@@ -236,6 +240,7 @@ def _check_port(flag: str, address: Address, is_ours: Callable[[Address], bool])
         # An empty host is all IPv4 addresses here, and of a server those of IPv6, too.
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         socket.create_server((address.host, address.port), family=family).close()
+    # Ports below 1024 (`net.ipv4.ip_unprivileged_port_start`).
     except PermissionError:
         hint = f"{flag} with a port from 1024 on, or CAP_NET_BIND_SERVICE for the server"
         return Finding("port", "fail", f"{address} needs a privilege", hint)

@@ -44,6 +44,8 @@ def check_running(address: Address) -> Iterator[Finding]:
 
     Nothing if no server of ours runs there, or all is well.
     """
+    # Without JSON in it, `health` is empty and not None: then it is a server of ours, and nothing is
+    # known of it.
     health = _answer(address, "/health")
     if health is None:
         return

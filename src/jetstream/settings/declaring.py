@@ -105,6 +105,7 @@ def several(
         try:
             return parse([token.value for token in tokens])
         except ValueError as error:
+            # Of one value, cyclopts names the flag itself.
             if len(tokens) == 1:
                 raise
             # Where there is one value, cyclopts names its flag or variable.
