@@ -240,7 +240,7 @@ def or_none(parse: Callable[[str], Value]) -> Callable[[str], Value | None]:
 def show_duration(seconds: float) -> str:
     """Write a duration as it can be parsed, in the largest unit that leaves no fraction.
 
-    Raises StopIteration for one that is no whole number of milliseconds: it is for defaults.
+    It is for defaults, which are whole seconds: a fraction may raise StopIteration.
     """
     unit = next(unit for unit in ("h", "m", "s", "ms") if seconds % _UNITS[unit] == 0)
     return f"{seconds / _UNITS[unit]:g}{unit}"
