@@ -91,8 +91,16 @@ async def local(_request: web.Request) -> web.StreamResponse:
     raise web.HTTPFound("http://127.0.0.1:1/secret")
 
 
-async def busy(_request: web.Request) -> web.StreamResponse:
-    return web.Response(status=429, headers={"Retry-After": "30"})
+def busy_until(text: str) -> Handler:
+    """Ask for a pause, with a header Retry-After of a text."""
+
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=429, headers={"Retry-After": text})
+
+    return handler
+
+
+busy = busy_until("30")
 
 
 async def broken(_request: web.Request) -> web.StreamResponse:

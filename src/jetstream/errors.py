@@ -8,6 +8,7 @@
     │   ├── KeyCacheFull        the disk has no room for it
     │   └── KeyCacheReplaced    its file was damaged, and a new one has taken its place
     ├── ExportError             a PLC directory's export cannot be read
+    ├── NotStored               a batch, by an error of the server itself
     ├── WorkerError             messages cannot be verified: no process can be started that does
     ├── InvalidParameter        a client's parameter cannot be used: HTTP 400, or close code 1008
     └── LogError                the event log
@@ -93,6 +94,10 @@ class ExportError(JetstreamError):
 
 class WorkerError(JetstreamError):
     """Messages cannot be verified: no process can be started that does."""
+
+
+class NotStored(JetstreamError):
+    """A batch was not stored, or nobody knows how much of it was: an error of the server itself."""
 
 
 class LogError(JetstreamError):

@@ -61,6 +61,9 @@ class UpstreamLimits:
     # --- what is received ---
     # Bytes of a message that can be received at all. The protocol's 5 MB are checked frame by frame.
     message_bytes_max: int = 32 << 20
+    # Bytes of a message of a Jetstream, which is passed over if it has more. Ours are up to 1,000,000; others
+    # write some characters in more bytes.
+    jetstream_message_bytes_max: int = 1_100_000
     # Bytes of frames that wait to be decoded. Above it the socket is not read, and TCP slows the sender down.
     # Each frame counts with `frame_overhead_bytes` more, for the objects around it: 8 MiB are then 42,000
     # empty frames, and not 1.4 million.
@@ -144,6 +147,10 @@ class SourceLimits:
     pds_connects_per_s: float = 20.0
     # Seconds for which the counts of PDSes are kept: with 10,000 of them, counting takes 5 ms.
     pds_status_s: float = 1.0
+    # Seconds to wait after an error of the server itself: the bound of the random delay after the first one,
+    # which doubles with each that follows at the same cursor, and its maximum.
+    fault_pause_s: float = 1.0
+    fault_pause_max_s: float = 30.0
     # Seconds without a connection that is of use until an upstream counts as gone.
     gone_s: float = 60.0
     # Seconds between two log lines that say how many PDSes have no connection.

@@ -1,7 +1,11 @@
 """Logging: text lines on a terminal, JSON elsewhere, and a logger that is throttled.
 
-A log line has an event, which is a literal, and fields, which vary. There is one for each change of state and
-one for the end of each connection, but none for an event of the firehose.
+A log line has an event, which is a literal, and fields, which vary. There is one for each change of
+state and one for the end of each connection, but none for an event of the firehose.
+
+    structlog.get_logger ─▶ (Throttled) ─▶ level, time, process ─▶ text or JSON ─▶ standard error
+
+Libraries that use `logging` end in the same place. `configure` is called once by each command.
 """
 
 from __future__ import annotations
@@ -20,7 +24,11 @@ from weakref import WeakSet
 
 @contextmanager
 def _hidden(module: str) -> Iterator[None]:
-    """Let a module seem not to be installed."""
+    """Let a module seem not to be installed.
+
+    An import of it raises ImportError while the block runs. What was imported before is there again
+    afterwards.
+    """
     known = sys.modules.get(module)
     sys.modules[module] = None  # type: ignore[assignment]
     try:
@@ -36,15 +44,21 @@ def _hidden(module: str) -> Iterator[None]:
 with _hidden("rich"):
     import structlog
 
-THROTTLE_S: Final = 60.0  # between two lines of the same event
-_OWN_FIELDS: Final = ("event", "exception", "stack")  # which may have several lines
+# Seconds between two lines of the same event of a `Throttled`.
+THROTTLE_S: Final = 60.0
+# Fields of our own text, which may have several lines. They are not escaped.
+_OWN_FIELDS: Final = ("event", "exception", "stack")
 
 
 def configure(level: str, form: str, *, process: str | None = None, terminal: bool | None = None) -> None:
     """Write log lines to standard error, as `text` or `json`; `auto` is text if that is a terminal.
 
-    `process` is a field of each line, where a server has several. `terminal` tells whether lines go to one;
-    None: they do if standard error is one.
+    `process` is a field of each line, where a server has several. `terminal` tells whether lines go to
+    one; None: they do if standard error is one.
+
+    `level` is a name such as `info`. Text has the local time of day, JSON the full time in UTC. Levels
+    below `warning` of asyncio are never shown. A second call replaces what the first one has set, but
+    for loggers that were used already.
     """
     terminal = sys.stderr.isatty() if terminal is None else terminal
     text = form == "text" or (form == "auto" and terminal)
@@ -83,18 +97,25 @@ def configure(level: str, form: str, *, process: str | None = None, terminal: bo
 
 
 def _escape_controls(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
-    """Escape what a terminal would obey in the fields of a log line: another party may have written them."""
+    """Escape what a terminal would obey in the fields of a log line: another party may have written them.
+
+    That is a processor of structlog: it is given the fields of a line and returns them.
+    """
     return {name: value if name in _OWN_FIELDS else _escaped(value) for name, value in event.items()}
 
 
 def _escaped(value: object) -> object:
+    """Return a value as it may be shown: a text with an unprintable character has escapes for all of them."""
     if not isinstance(value, str) or value.isprintable():
         return value
     return value.encode("unicode_escape").decode()
 
 
 def _name(process: str, _logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
-    """Add the process to a log line."""
+    """Add the process to a log line.
+
+    A processor of structlog. `process` is bound by `configure`.
+    """
     return {**event, "process": process}
 
 
@@ -113,28 +134,42 @@ class Throttled:
     def __init__(
         self, logger: Any, *, every_s: float = THROTTLE_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        # A logger of structlog, perhaps with bound fields.
         self._logger = logger
         self._every_s = every_s
         self._clock = clock
-        self._logged_at: dict[str, float] = {}  # when the last line of each event was written
-        self._omitted: dict[str, _Omitted] = {}  # lines of each event that were left out since then
+        # When the last line of each event was written, in monotonic seconds.
+        self._logged_at: dict[str, float] = {}
+        # Lines of each event that were left out since then; removed when the next line is written.
+        self._omitted: dict[str, _Omitted] = {}
         # What this one was bound from: it tells what was omitted, as long as it is there.
         self._origin: Throttled | None = None
+        # `bind` makes copies, which are not among them: they share the two dictionaries of this one.
         with _changing:
             _all.add(self)
 
     def bind(self, **fields: object) -> Throttled:
-        """Return a logger with more fields, which shares the throttle of this one."""
+        """Return a logger with more fields, which shares the throttle of this one.
+
+        So one event has one line a minute, whatever its fields are: a hundred upstreams that fail in
+        the same way have one line.
+        """
         bound = copy(self)
         bound._logger, bound._origin = self._logger.bind(**fields), self  # noqa: SLF001 - of this class
         return bound
 
     def info(self, event: str, **fields: object) -> None:
-        """Log at level info."""
+        """Log at level info.
+
+        If the event was logged within the last minute, the line is left out, and counted.
+        """
         self._log(self._logger.info, self._logger.info, event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
-        """Log at level warning."""
+        """Log at level warning.
+
+        An event has one throttle, whatever its level is.
+        """
         self._log(self._logger.warning, self._logger.warning, event, fields)
 
     def exception(self, event: str, **fields: object) -> None:
@@ -145,7 +180,10 @@ class Throttled:
         self._log(self._logger.exception, self._logger.error, event, fields)
 
     def tell(self, *, waiting: bool = True) -> None:
-        """Write the newest line of each event that was left out. With `waiting`, once its minute is over."""
+        """Write the newest line of each event that was left out. With `waiting`, once its minute is over.
+
+        Called by `tell_omitted`, for all loggers of the process.
+        """
         now = self._clock()
         for event, omitted in list(self._omitted.items()):
             if not waiting or self._is_due(event, now):
@@ -153,6 +191,11 @@ class Throttled:
                 self._write(omitted.write, event, fields, omitted.lines - 1, now)
 
     def _log(self, write: _Write, write_later: _Write, event: str, fields: Mapping[str, object]) -> None:
+        """Write a line now if its event is due, else keep it as the newest one that was left out.
+
+        `write` writes it now, `write_later` what `tell` writes of it. The fields are kept until then,
+        and what they refer to: so they should be numbers and texts.
+        """
         now, omitted = self._clock(), self._omitted.get(event)
         count = omitted.lines if omitted else 0
         if self._is_due(event, now):
@@ -161,17 +204,20 @@ class Throttled:
             self._omitted[event] = _Omitted(write_later, fields, now, count + 1)
 
     def _is_due(self, event: str, now: float) -> bool:
+        """Tell whether a line of an event may be written: none was, or its minute is over."""
         at = self._logged_at.get(event)
         return at is None or now - at >= self._every_s
 
     def _write(
         self, write: _Write, event: str, fields: Mapping[str, object], omitted: int, now: float
     ) -> None:
+        """Write a line. If others were left out since the one before, `omitted` says how many."""
         self._logged_at[event] = now
         self._omitted.pop(event, None)
         write(event, **fields, **({"omitted": omitted} if omitted else {}))
 
 
+# A method of a logger: it takes the event and its fields.
 _Write = Callable[..., object]
 
 
@@ -179,8 +225,10 @@ class _Omitted(NamedTuple):
     """Lines of an event that were left out."""
 
     write: _Write
-    fields: Mapping[str, object]  # of the newest
+    # The fields of the newest, and when it was to be written in monotonic seconds.
+    fields: Mapping[str, object]
     at: float  # when that was to be written
+    # How many were left out, with this one.
     lines: int
 
 

@@ -28,6 +28,19 @@ def backoff_s(
     return jitter(0, min(max_s, first_s * 2.0 ** min(failures, _DOUBLINGS_MAX)))
 
 
+def parse_http_date(header: str) -> datetime | None:
+    """Read a date of a header field, which any server may have written. None: it is no date.
+
+    The date has no time zone if the text names none.
+    """
+    try:
+        return parsedate_to_datetime(header)
+    except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError):
+        # The library computes with any numbers, and takes any part to be there: one above 32 bits is an
+        # OverflowError.
+        return None
+
+
 def parse_retry_after(header: str | None, now: datetime | None = None) -> float | None:
     """Read a Retry-After header, which is a number of seconds or a date (RFC 9110, section 10.2.3).
 
@@ -39,8 +52,8 @@ def parse_retry_after(header: str | None, now: datetime | None = None) -> float 
     try:
         seconds = float(header)
     except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(header) - (now or datetime.now(UTC))).total_seconds()
-        except (ValueError, TypeError):
+        date = parse_http_date(header)
+        if date is None or date.tzinfo is None:
             return None
+        seconds = (date - (now or datetime.now(UTC))).total_seconds()
     return None if math.isnan(seconds) else min(max(seconds, 0.0), RETRY_AFTER_MAX_S)

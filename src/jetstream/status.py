@@ -1,8 +1,13 @@
 """The state of a server as one frozen value.
 
-`app` builds a `Status` from its parts on request. `/health` and the gauges of `/metrics` are made of nothing
-else: they agree with each other, and neither has to know the parts. Each part returns its own share
-(`LogStatistics`, `UpstreamStatus`), so this module is below all of them and imports none of them.
+`app` builds a `Status` from its parts on request. `/health` and the gauges of `/metrics` are made of
+nothing else: they agree with each other, and neither has to know the parts. Each part returns its own
+share (`LogStatistics`, `UpstreamStatus`), so this module is below all of them and imports none of them.
+
+    log, upstreams, subscribers ─▶ `Service.status` in app ─▶ Status ─┬─▶ `/health`, `/ready`, `/status.json`
+                                                                     └─▶ gauges of `/metrics`
+
+With several processes, each makes its own, and `supervisor/view` puts the pages together.
 """
 
 from __future__ import annotations
@@ -26,14 +31,21 @@ LAG_FRESH_S: Final = 60.0
 class LogStatistics:
     """What the event log holds."""
 
+    # Events that can be read, and bytes of all files or tables of the log.
     events: int
     bytes_on_disk: int
-    oldest_us: int | None  # time_us of the oldest readable event; None: the log is empty
+    # `time_us` of the oldest and of the newest event that can be read, in unix microseconds; None: the
+    # log is empty.
+    oldest_us: int | None
     newest_us: int | None
-    writable: bool  # False from a write that failed until one that succeeded
-    wal_bytes: int = 0  # part of `bytes_on_disk`: the write-ahead log
-    damaged: int = 0  # distinct damaged parts that were met since the log was opened
-    disk_free_bytes: int | None = None  # of the file system, for this user; None: it does not say
+    # Whether it can be written: False from a write that failed until one that succeeded.
+    writable: bool
+    # Bytes of the write-ahead log, a part of `bytes_on_disk`. Only a log in SQLite has one here.
+    wal_bytes: int = 0
+    # Distinct damaged parts that were met since the log was opened. Reading passes over them.
+    damaged: int = 0
+    # Free bytes of the file system, for this user; None: it does not say.
+    disk_free_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +55,14 @@ class UpstreamStatus:
     name: str  # in metrics and in the log's cursors; `host:port` if it was given none
     url: str  # without user, password and query
     state: UpstreamState
-    seq: int | None  # the last `seq` taken and confirmed: the server resumes after it
-    taken_seq: int | None  # the last `seq` taken; it may be provisional
-    lag_s: float | None  # age of the last message when it arrived; None: none had a time yet
-    last_frame_age_s: float | None = None  # seconds since a frame came; None: none has come yet
+    # The last `seq` taken and confirmed: the server resumes after it. Of a Jetstream, a position.
+    seq: int | None
+    # The last `seq` taken; it may be provisional, and then the server does not resume after it.
+    taken_seq: int | None
+    # Age of the last message when it arrived, in seconds, by its own time; None: none had a time yet.
+    lag_s: float | None
+    # Seconds since a frame came; None: none has come since the start.
+    last_frame_age_s: float | None = None
     frames: int = 0  # received since the start
 
 
@@ -55,7 +71,8 @@ class PdsStatus:
     """Where the server stands with the PDSes of `--upstream-file`: there may be thousands."""
 
     states: Counter[UpstreamState]  # how many are in each state
-    gone: tuple[str, ...]  # the names of the first few that have no connection
+    # The names of the first few that have no connection: at most `SourceLimits.named_max`.
+    gone: tuple[str, ...]
     last_frame_age_s: float | None = None  # seconds since one of them sent a frame
 
 
@@ -63,8 +80,10 @@ class PdsStatus:
 class ReaderStatus:
     """How far the subscribers are behind the newest event."""
 
-    catching_up: int = 0  # those that began at an older position, and have not reached the newest event yet
-    lagging: int = 0  # those that had reached it, and have fallen behind: they read too slowly
+    # Subscribers that began at an older position, and have not reached the newest event yet.
+    catching_up: int = 0
+    # Subscribers that had reached it and have fallen behind, because they read too slowly.
+    lagging: int = 0
     # How many have a lag up to each of `LAGS_S` and above the one before, and how many have a longer one.
     lags: tuple[int, ...] = (0,) * (len(LAGS_S) + 1)
 
@@ -73,15 +92,27 @@ class ReaderStatus:
 class EdgeStatus:
     """Where an edge stands with the log that another process writes."""
 
-    lag_s: float  # for how long there has been an event that was not published to the subscribers at the tip
-    writer_silent_s: float | None  # since the writer wrote something; None: it has not since the start
-    writer_alive: bool  # whether it has, and lately
-    unread_s: float  # since the log could be looked at
-    readable: bool  # whether that is lately; else no events are served
+    # Seconds for which there has been an event that was not published to the subscribers at the tip; 0:
+    # there is none.
+    lag_s: float
+    # Seconds since the writer wrote something, if only its heartbeat; None: it has not since this
+    # process began.
+    writer_silent_s: float | None
+    # Whether it has, and lately. If not, `/ready` says `writer_gone`.
+    writer_alive: bool
+    # Seconds since the log could be looked at, and whether that is lately. If not, no events are
+    # served.
+    unread_s: float
+    # False is the condition `log_unreadable`.
+    readable: bool
 
 
 class Check(NamedTuple):
-    """A reason for which the server is not ready: which check fails, why, and what to do."""
+    """A reason for which the server is not ready: which check fails, why, and what to do.
+
+    `check` is a fixed word for programs, `text` and `hint` are sentences for people. `/ready` and
+    `/status.json` have them in `not_ready`.
+    """
 
     check: str
     text: str
@@ -90,51 +121,75 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The state of the whole server at one moment."""
+    """The state of the whole server at one moment.
+
+    It is made for each question, from what the parts know at that moment, and never changes.
+    """
 
     version: str
     now_us: int  # when this was made, by the server's clock
-    tip: int  # the highest position given out, which may be ahead of the clock
+    # The highest position that was given out. It may be ahead of the clock, if that was wrong.
+    tip: int
     log: LogStatistics
     upstreams: tuple[UpstreamStatus, ...]  # in the order in which they were given; without the PDSes
-    reasons: Mapping[str, str]  # a sentence for each condition that holds, by its key (see `conditions`)
+    # A sentence for each condition that holds, by its key (see `conditions`).
+    reasons: Mapping[str, str]
+    # Subscribers that are connected to this process.
     subscribers: int
     pds: PdsStatus | None = None  # None: there are none
     waiting: int | None = (
         None  # messages that wait, for a key or for those before them; None: nothing may wait
     )
     readers: ReaderStatus = field(default_factory=ReaderStatus)
+    # The limit of subscribers, of all processes of the server together.
     subscribers_max: int = 0
-    collections: Mapping[str, int] = field(default_factory=dict)  # events of the most frequent, and of others
-    written_bytes: int | None = None  # by this process, to disk; None: the system does not say
-    certificate_expires_s: float | None = None  # in unix seconds; None: there is no TLS
+    # Events stored since the start, of the most frequent collections; the others together are `other`.
+    collections: Mapping[str, int] = field(default_factory=dict)
+    # Bytes that this process has caused to be written to disk; None: the system does not say.
+    written_bytes: int | None = None
+    # When the certificate expires, in unix seconds; None: there is no TLS.
+    certificate_expires_s: float | None = None
     role: Role = "all"
     edge: EdgeStatus | None = None  # None: the server is no edge
+    # From the first signal to stop.
     stopping: bool = False
-    ready_idle_s: float | None = None  # the settings `--ready-idle` and `--ready-lag`; None: not checked
+    # The settings `--ready-idle` and `--ready-lag`, in seconds; None: not checked.
+    ready_idle_s: float | None = None
     ready_lag_s: float | None = None
 
     @property
     def summary(self) -> str:
-        """The one word, or sentence, that `/health` begins with."""
+        """The one word, or sentence, that `/health` begins with.
+
+        A log that cannot be written comes before all conditions: only then `/health` has status 503.
+        """
         if not self.log.writable:
             return "the log cannot be written: is the disk full?"
         return "degraded" if self.reasons else "ok"
 
     @property
     def last_event_age_s(self) -> float | None:
-        """Seconds since the newest event; None while the log is empty."""
+        """Seconds since the newest event; None while the log is empty.
+
+        It is below 0 for an event that is ahead of the clock.
+        """
         newest = self.log.newest_us
         return None if newest is None else (self.now_us - newest) / 1e6
 
     @property
     def ahead_s(self) -> float:
-        """Seconds by which the tip is ahead of the clock; 0 unless the clock was wrong."""
+        """Seconds by which the tip is ahead of the clock; 0 unless the clock was wrong.
+
+        While it is ahead, events are one microsecond apart.
+        """
         return max(0, self.tip - self.now_us) / 1e6
 
     @property
     def last_frame_age_s(self) -> float | None:
-        """Seconds since a frame came from any upstream; None: none has come yet."""
+        """Seconds since a frame came from any upstream; None: none has come yet.
+
+        Not for an edge, which reads no upstream.
+        """
         ages = [each.last_frame_age_s for each in self.upstreams]
         if self.pds is not None:
             ages.append(self.pds.last_frame_age_s)
@@ -145,6 +200,8 @@ class Status:
         """The lag of the upstream that is ahead of the others; None: it is not known. PDSes do not count.
 
         Of an edge, it is how long it is behind the log.
+
+        One upstream that is current is enough: what it delivers is current, whatever the others do.
         """
         if self.edge is not None:
             return self.edge.lag_s
@@ -152,13 +209,20 @@ class Status:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection to any upstream."""
+        """Whether there is a connection to any upstream.
+
+        A connection that is idle counts.
+        """
         pds = self.pds is not None and self.pds.states.total() > self.pds.states["reconnecting"]
         return pds or any(each.state != "reconnecting" for each in self.upstreams)
 
     @property
     def not_ready(self) -> list[Check]:
-        """Why no client should be sent here; empty if one can be."""
+        """Why no client should be sent here; empty if one can be.
+
+        An edge has other checks than a server that reads upstream. The order is that in which an
+        operator should look.
+        """
         if self.edge is not None:
             checks = [self._stopping(), *self._edge_checks(self.edge)]
         else:
@@ -166,7 +230,10 @@ class Status:
         return [check for check in checks if check is not None]
 
     def _edge_checks(self, edge: EdgeStatus) -> list[Check | None]:
-        """Return what an edge checks: how old events are when they are stored is not its concern."""
+        """Return what an edge checks: how old events are when they are stored is not its concern.
+
+        None stands for a check that passes.
+        """
         gone = unreadable = lagging = None
         if not edge.writer_alive:
             silent_s = edge.writer_silent_s
@@ -184,17 +251,24 @@ class Status:
         return [gone, unreadable, lagging]
 
     def _stopping(self) -> Check | None:
+        """Return the check that fails from the signal to stop: load balancers then send no more clients."""
         if not self.stopping:
             return None
         return Check("stopping", "the server is stopping", "connect to another server, or try again later")
 
     def _unwritable(self) -> Check | None:
+        """Return the check that fails while the log cannot be written."""
         if self.log.writable:
             return None
         hint = "free space on the disk of --data-dir, or lower --retention-bytes; /health has the error"
         return Check("log_unwritable", "the log cannot be written", hint)
 
     def _idle(self) -> Check | None:
+        """Return the check that fails while upstream sends nothing.
+
+        Without `--ready-idle` a connection to any upstream is enough: a PDS may be quiet for hours.
+        With it, a frame must have come within that time.
+        """
         idle_s, age_s = self.ready_idle_s, self.last_frame_age_s
         if idle_s is None:
             text = None if self.connected else "no upstream is connected"
@@ -210,6 +284,11 @@ class Status:
         return None if text is None else Check("upstream_idle", text, hint)
 
     def _lagging(self) -> Check | None:
+        """Return the check that fails while events are too old when they arrive, by `--ready-lag`.
+
+        The lag of the last message says nothing once that is older than `LAG_FRESH_S`: then `_idle` is
+        the check.
+        """
         most_s, lag_s, age_s = self.ready_lag_s, self.lag_s, self.last_frame_age_s
         if most_s is None or lag_s is None or lag_s < most_s or (age_s or 0) > LAG_FRESH_S:
             return None

@@ -1,8 +1,15 @@
 """Which upstreams are read: their names, URLs and kinds, as flags, a variable and a file give them.
 
-An upstream is `url` or `name=url`. Its name, by default `host:port`, is the key of its cursor in the log, and
-names it in metrics, conditions and log lines. A URL that begins with `jetstream+` is that of a Jetstream,
-which stands alone.
+An upstream is `url` or `name=url`. Its name, by default `host:port`, is the key of its cursor in the
+log, and names it in metrics, conditions and log lines. A URL that begins with `jetstream+` is that of a
+Jetstream, which stands alone.
+
+    --upstream, JETSTREAM_UPSTREAM ─▶ `parse_upstreams` ─┐
+    --upstream-file ─▶ `read_file`, at start and SIGHUP ─┴─▶ `all_upstreams` ─▶ Upstream, …
+    --upstream-cursor ─▶ `parse_seqs` ─▶ `cursors_of` ─▶ where each begins
+
+Functions that parse raise ValueError with the rest of a sentence, whose subject is the value.
+`settings` makes it an error that names the flag. A password in a URL is in no error.
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ from jetstream.errors import SettingError
 from jetstream.limits import SourceLimits
 from jetstream.urls import shown
 
+# The path of a firehose: com.atproto.sync.subscribeRepos of the AT Protocol.
 FIREHOSE_PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
 # Where a Jetstream has all kinds of events. One that is older has them, but for syncs, at the second path.
 SUBSCRIBE_EVENTS_PATH: Final = "/xrpc/network.bsky.jetstream.subscribeEvents"
@@ -28,6 +36,7 @@ JETSTREAM: Final = "jetstream+"
 # How far a position of a Jetstream may be ahead of our clock, in microseconds. One that is further ahead is
 # an error: all that came after it would be below it.
 AHEAD_MAX_US: Final = 86_400_000_000
+# Names of settings, for errors.
 FILE_FLAG: Final = "--upstream-file"
 CURSOR_FLAG: Final = "--upstream-cursor"
 # Stands for all PDSes of the file in metrics, where each of them would be a hundred series.
@@ -36,18 +45,25 @@ PDS_LABEL: Final = "pds"
 # `relay`: of `--upstream`. `pds`: of `--upstream-file`. `jetstream`: of `--upstream`, a Jetstream.
 UpstreamKind = Literal["relay", "pds", "jetstream"]
 
+# What is wrong with a value: the rest of the sentence that begins with it.
 _NO_UPSTREAM: Final = "is not a host or URL such as wss://bsky.network"
 _NO_JETSTREAM: Final = "is not the URL of a Jetstream, such as jetstream+wss://jetstream.example"
 _ALONE: Final = (
     "is a Jetstream, whose events are taken with their positions: no other upstream is allowed beside it"
 )
+# Names are values of a label of metrics, and keys in the log.
 _NAME_CHARS_MAX: Final = 100
 _NAME: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,{_NAME_CHARS_MAX}}}")
+# A comment in a file of upstreams: to the end of the line, after a space or at its beginning.
 _COMMENT: Final = re.compile(r"(^|\s)#.*")
 
 
 class Upstream(NamedTuple):
-    """A relay, PDS or Jetstream that is read."""
+    """A relay, PDS or Jetstream that is read.
+
+    `url` has a path, and its user and password, if there are any: `urls.shown` is for people. Upstreams
+    that are equal need no new connection when the file is read again.
+    """
 
     name: str
     url: str
@@ -55,14 +71,21 @@ class Upstream(NamedTuple):
 
 
 def origin(url: str) -> str:
-    """Return `host:port` of a URL: the name of an upstream that was given none."""
+    """Return `host:port` of a URL: the name of an upstream that was given none.
+
+    The port is 443 for `wss` and 80 otherwise, if the URL has none. The host is in lower case.
+    """
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "wss" else 80)
     return f"{parts.hostname}:{port}"
 
 
 def parse_url(text: str, default_path: str = FIREHOSE_PATH) -> str:
-    """Parse a URL, a base URL or a bare host. Return its URL, with a path. Raises ValueError."""
+    """Parse a URL, a base URL or a bare host. Return its URL, with a path. Raises ValueError.
+
+    `http` and `https` become `ws` and `wss`; a host alone is taken as `wss`. A path of the URL stays,
+    and so do its query and its user.
+    """
     text = text.strip()
     try:
         parts = urlsplit(text if "://" in text else f"wss://{text}")
@@ -78,7 +101,11 @@ def parse_url(text: str, default_path: str = FIREHOSE_PATH) -> str:
 
 
 def parse_upstream(text: str, kind: UpstreamKind = "relay") -> Upstream:
-    """Parse `url` or `name=url`. Raises ValueError."""
+    """Parse `url` or `name=url`. Raises ValueError.
+
+    A URL that begins with `jetstream+` is of kind `jetstream`, whatever `kind` says; a Jetstream cannot
+    be a PDS. `pds` and `none` are no names: they have a meaning in metrics and flags.
+    """
     name, url = _split_name(text)
     if url.strip().startswith(JETSTREAM):
         url, kind = _parse_jetstream(url.strip(), kind), "jetstream"
@@ -97,7 +124,10 @@ def parse_upstream(text: str, kind: UpstreamKind = "relay") -> Upstream:
 
 
 def _parse_jetstream(text: str, kind: UpstreamKind) -> str:
-    """Parse the URL of a Jetstream; return that to connect to. Raises ValueError."""
+    """Parse the URL of a Jetstream; return that to connect to. Raises ValueError.
+
+    It must have a scheme, unlike that of a relay. Without a path it is that of the v2 endpoint.
+    """
     if kind == "pds":
         raise ValueError("is a Jetstream, which stands alone: give it to --upstream")
     url = text.removeprefix(JETSTREAM)
@@ -124,6 +154,8 @@ def parse_upstreams(texts: Sequence[str]) -> str | tuple[Upstream, ...]:
     """Parse the values of `--upstream`: a single URL to itself, else upstreams. `none` is no upstream.
 
     Raises ValueError, whose text has no password in it.
+
+    `all_upstreams` takes either form.
     """
     if list(texts) == ["none"]:
         return ()
@@ -135,6 +167,7 @@ def parse_upstreams(texts: Sequence[str]) -> str | tuple[Upstream, ...]:
 
 
 def _one_of(text: str) -> Upstream:
+    """Parse one value of `--upstream`. Raises ValueError, which names the value without its secrets."""
     if text == "none":
         raise ValueError("'none' is for no upstream, and stands alone")
     try:
@@ -144,7 +177,10 @@ def _one_of(text: str) -> Upstream:
 
 
 def _require_names(upstreams: Iterable[Upstream]) -> None:
-    """Raise ValueError if two upstreams have one name."""
+    """Raise ValueError if two upstreams have one name.
+
+    That also happens without names, to two paths of one host and port.
+    """
     seen = set()
     for each in upstreams:
         if each.name in seen:
@@ -156,6 +192,8 @@ def parse_seqs(texts: Sequence[str]) -> int | tuple[tuple[str, int], ...] | None
     """Parse the values of `--upstream-cursor`: one number, or `name=seq` for each. Raises ValueError.
 
     `-1` is none, as in the Go server.
+
+    None: upstreams start where the log says. A name that is given twice is an error.
     """
     if list(texts) == ["-1"]:
         return None
@@ -173,6 +211,7 @@ def parse_seqs(texts: Sequence[str]) -> int | tuple[tuple[str, int], ...] | None
 
 
 def _seq(number: str, text: str) -> int:
+    """Parse a number, which is all of a value of `--upstream-cursor` or a part of it. Raises ValueError."""
     try:
         return parse_count(number)
     except ValueError:
@@ -180,7 +219,10 @@ def _seq(number: str, text: str) -> int:
 
 
 def parse_count(text: str) -> int:
-    """Parse a whole number from 0 on, of 18 digits at most. Raises ValueError."""
+    """Parse a whole number from 0 on, of 18 digits at most. Raises ValueError.
+
+    18 digits fit into 63 bits, which is what the log stores.
+    """
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ValueError("is not a whole number from 0 on")
     return int(text)
@@ -192,6 +234,9 @@ def all_upstreams(
     """Return the upstreams of `--upstream`, then those of the file as it is now.
 
     `given` is what `parse_upstreams` returned. Raises SettingError.
+
+    Raises it for a Jetstream beside others, for no upstream at all, and for a file that cannot be used.
+    Reads the file in the calling thread.
     """
     relays = (parse_upstream(given),) if isinstance(given, str) else given
     for each in relays:
@@ -211,6 +256,8 @@ def cursors_of(
 
     `given` is what `parse_seqs` returned. A number without a name is for a single upstream, to which no
     other may come (`may_change`).
+
+    Only upstreams that are named in it are in the result.
     """
     if given is None:
         return {}
@@ -232,6 +279,9 @@ def read_file(
     """Return the PDSes of a file, in the order of its lines; `others` are the upstreams beside them.
 
     Raises SettingError, which names the line, for a file that cannot be used.
+
+    A file has one upstream a line, as `parse_upstream` reads it; empty lines and comments are skipped.
+    All of it is read before anything is used: a bad line leaves everything as it was.
     """
     try:
         data = _read(path, limits.file_bytes_max + 1)
@@ -265,7 +315,11 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _parse_lines(text: str, taken: dict[str, str], count_max: int) -> tuple[Upstream, ...]:
-    """Parse the lines of a file. `taken` are names in use, each with where. Raises ValueError."""
+    """Parse the lines of a file. `taken` are names in use, each with where. Raises ValueError.
+
+    `taken` gets the names of the file as well. Raises it at the first line that is wrong, with the
+    number of the line.
+    """
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         entry = _COMMENT.sub("", line).strip()
@@ -288,18 +342,28 @@ def _parse_lines(text: str, taken: dict[str, str], count_max: int) -> tuple[Upst
 def is_mirror(seqs: Iterable[int], tip: int) -> bool:
     """Tell whether a log has the positions of another Jetstream, by the numbers of its cursors.
 
-    In such a log, the cursor is the position of the newest event. `tip` is above 0 in a log with events.
+    In such a log, the cursor is the position of the newest event. `tip` is above 0 in a log with
+    events.
+
+    A cursor of a firehose is a `seq`, which is far below a time in microseconds. So one that equals the
+    tip is a position.
     """
     return bool(tip) and tip in seqs
 
 
 def is_empty(path: Path | None, upstreams: Iterable[Upstream]) -> bool:
-    """Return whether there is a file of PDSes and none of the upstreams is of it."""
+    """Return whether there is a file of PDSes and none of the upstreams is of it.
+
+    Without a file this is False.
+    """
     return path is not None and all(each.kind != "pds" for each in upstreams)
 
 
 def named(names: Iterable[str], count_max: int) -> str:
-    """Return the first names as a text, and how many there are beside them."""
+    """Return the first names as a text, and how many there are beside them.
+
+    Such as `a, b and 3 more`, for a log line.
+    """
     names = list(names)
     more = len(names) - count_max
     return ", ".join(names[:count_max]) + (f" and {more} more" if more > 0 else "")

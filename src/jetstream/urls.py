@@ -1,10 +1,15 @@
-"""URLs as they may be shown in logs and pages: without what may be secret."""
+"""URLs as they may be shown in logs and pages: without what may be secret.
+
+The URLs of upstreams and of databases may have a password in them. Whatever is logged, shown on a page
+or raised as an error goes through here. The result is for people, and no address to connect to.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
+# A scheme as of RFC 3986, section 3.1, and everything up to the next space.
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
 
 

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 # From nothing to all. `off` and `cid` take what the commit block says, without its signature: it is what
 # upstreams are merged by.
+# `signature` also checks what the owner has signed, and `full` that nothing was left out.
 Mode = Literal["off", "cid", "signature", "full"]
-# The modes that check signatures.
+# The modes that check signatures. They need keys of accounts, and so a PLC directory.
 SIGNED_MODES: Final[frozenset[Mode]] = frozenset({"signature", "full"})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.fetch import Fetcher
-from jetstream.identity.follower import Follower
+from jetstream.identity.follower import ExportFollower
 from jetstream.identity.store import KeyStore
 from jetstream.limits import ExportLimits
 
@@ -17,7 +17,7 @@ LIMITS = ExportLimits(stage_ops=700, fold_ops=100, poll_s=0.01)
 
 async def follow(url: str, directory: Path) -> None:
     async with KeyCache(KeyStore(directory)) as cache:
-        await Follower(url, Fetcher(1), cache, LIMITS).run()
+        await ExportFollower(url, Fetcher(1), cache, LIMITS).run()
 
 
 if __name__ == "__main__":

@@ -68,6 +68,23 @@ async def conditions(service: Service) -> list[str]:
     return list(service.conditions.names)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Wed, 21 Oct 99999999999 07:28:00 GMT",
+        "Wed, 21 Oct 2015 07:28:00 +99999999999999999999",
+        "9" * 3_000 + "x",
+        "soon",
+    ],
+)
+async def test_a_time_to_come_back_that_is_none_ends_nothing(text: str, relay: Relay, start: Start) -> None:
+    relay.script += [refuse(429, Retry_After=text), refuse(503, Retry_After=text)]
+    relay.publish([(1, commit(1))])
+    service = await start(upstream_cursor=0, limits=quick(backoff_max_s=0.01))
+    assert await rkeys(service, 1) == ["1"]
+    assert (await figures(service.port))['jetstream_internal_errors_total{doing="upstream"}'] == 0
+
+
 # Floods
 
 
@@ -310,7 +327,21 @@ async def test_a_socket_that_closes_at_once_is_explained_once(relay: Relay, star
         await start()
         await relay.wait_accepted(4)
     (line,) = (line for line in logs if line["event"] == "upstream: connection closed")
+    assert line["reason"] == "1000 bye"
     assert "no frame came" in line["hint"]
+
+
+async def test_a_connection_that_ends_without_a_close_frame_is_said_to_do_so(
+    relay: Relay, start: Start
+) -> None:
+    relay.script.append(send(commit(1), wait=False))
+    with capture_logs() as logs:
+        await start()
+        await relay.wait_accepted(2)
+    lines = [line for line in logs if line["event"].startswith("upstream: connection ")]
+    assert lines
+    for line in lines:
+        assert line.get("error") or line["reason"] == "no close frame came"
 
 
 # Secrets

@@ -273,6 +273,16 @@ async def test_a_live_stream_resumes_where_the_server_says_that_it_began(
     assert jetstream.cursors == [None, 145]
 
 
+@pytest.mark.parametrize("position", ["9" * 5_000, "-1", "soon", ""])
+async def test_a_position_that_is_none_is_passed_over(
+    position: str, jetstream: Jetstream, sleeps: Sleeps
+) -> None:
+    jetstream.script.append(cut_after(0))
+    jetstream.headers = Headers({"Jetstream-Cursor": position})
+    events = await take(subscribe(jetstream.url, sleep=sleeps, clock=lambda: 0), 1)
+    assert raws(events) == EVENTS[:1]
+
+
 async def send_for_ever(connection: ServerConnection, _jetstream: Jetstream) -> None:
     """Send, and read nothing, so that the client's close frame is not answered."""
     connection.transport.pause_reading()

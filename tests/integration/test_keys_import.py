@@ -17,7 +17,7 @@ from jetstream.errors import ExportError, KeyCacheReplaced
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Progress
 from jetstream.identity.fetch import Fetcher
-from jetstream.identity.follower import Follower
+from jetstream.identity.follower import ExportFollower
 from jetstream.identity.store import FILE, KeyStore
 from jetstream.limits import ExportLimits
 
@@ -33,7 +33,7 @@ async def read_to_end(port: int, cache: KeyCache, slept: list[float] | None = No
 
     fetcher = Fetcher(1)
     try:
-        follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep)
+        follower = ExportFollower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep)
         return await follower.read_to_end()
     finally:
         await fetcher.close()
@@ -51,6 +51,24 @@ async def cache(tmp_path: Path) -> AsyncIterator[KeyCache]:
         yield cache
 
 
+async def test_an_error_of_the_server_itself_does_not_end_following(cache: KeyCache) -> None:
+    class Faulty:
+        async def get(self, _url: str, _bytes_max: int, _timeout_s: float) -> bytes:
+            raise OverflowError("too large")
+
+    async def sleep(_seconds: float) -> None:
+        if len(problems) == 2:
+            raise asyncio.CancelledError
+
+    problems: list[str] = []
+    follower = ExportFollower("http://127.0.0.1", Faulty(), cache, LIMITS, sleep=sleep)
+    with pytest.raises(asyncio.CancelledError), capture_logs() as lines:
+        await follower.run(problems.append)
+    assert len(problems) == 2
+    assert "OverflowError('too large')" in problems[0]
+    assert [line["log_level"] for line in lines] == ["error"]
+
+
 async def test_what_is_no_directory_ends_an_import_at_once(cache: KeyCache) -> None:
     async def no_export(_request: web.Request) -> web.StreamResponse:
         return web.Response(text="<html>a page")
@@ -58,7 +76,7 @@ async def test_what_is_no_directory_ends_an_import_at_once(cache: KeyCache) -> N
     async with http_server(no_export) as port:
         fetcher = Fetcher(1)
         with pytest.raises(ExportError, match="export cannot be read: malformed: it is no export; it begins"):
-            await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS).read_to_end()
+            await ExportFollower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS).read_to_end()
         await fetcher.close()
 
 
@@ -72,13 +90,13 @@ async def test_an_import_that_is_cancelled_continues_where_it_was(cache: KeyCach
             if progress.operations == 400:
                 task.cancel()
 
-        task = asyncio.create_task(Follower(url, fetcher, cache, LIMITS, stop_after_four).read_to_end())
+        task = asyncio.create_task(ExportFollower(url, fetcher, cache, LIMITS, stop_after_four).read_to_end())
         await asyncio.wait([task])
         assert task.cancelled()
         assert cache.progress.operations == 400
         assert not cache.progress.complete_s
         assert not await has(cache, 1)  # until the end
-        await Follower(url, fetcher, cache, LIMITS).read_to_end()
+        await ExportFollower(url, fetcher, cache, LIMITS).read_to_end()
         await fetcher.close()
     # The request that was cancelled may have been sent.
     assert list(dict.fromkeys(plc.asked)) == [str(after) for after in range(0, 1_001, 100)]
@@ -100,7 +118,7 @@ async def test_a_damaged_file_does_not_undo_an_interrupt(
 
     async with http_server(plc.handle) as port:
         fetcher = Fetcher(1)
-        follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, interrupt)
+        follower = ExportFollower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, interrupt)
         monkeypatch.setattr(cache._store, "stage", replaced)
         task = asyncio.create_task(follower.read_to_end())
         await asyncio.wait([task], timeout=10)
@@ -169,7 +187,7 @@ async def test_a_directory_that_fails_for_good_ends_an_import_and_keeps_what_was
 
     async with http_server(plc.handle) as port:
         fetcher = Fetcher(1)
-        follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, fail, sleep)
+        follower = ExportFollower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, fail, sleep)
         with pytest.raises(ExportError, match="status: HTTP 500"):
             await follower.read_to_end()
         await fetcher.close()
@@ -193,7 +211,7 @@ async def test_following_makes_new_keys_count_at_once(cache: KeyCache) -> None:
 
     async with http_server(plc.handle) as port:
         fetcher = Fetcher(1)
-        follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep)
+        follower = ExportFollower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep)
         with capture_logs() as logs:
             task = asyncio.create_task(follower.run())
             await enough.wait()
@@ -223,7 +241,7 @@ async def test_a_directory_without_sequence_numbers(cache: KeyCache) -> None:
 
     async with http_server(handle) as port:
         fetcher = Fetcher(1)
-        await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS).read_to_end()
+        await ExportFollower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS).read_to_end()
         await fetcher.close()
         operations = cache.progress.operations
         await read_to_end(port, cache)
@@ -297,7 +315,7 @@ async def test_a_file_that_is_damaged_during_an_import_begins_again(tmp_path: Pa
             if waits == 2:
                 await asyncio.Event().wait()
 
-        follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep)
+        follower = ExportFollower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep)
         task = asyncio.create_task(follower.run())
         await until(lambda: waits >= 2)
         task.cancel()

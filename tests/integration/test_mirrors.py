@@ -29,11 +29,13 @@ from jetstream.app import Service
 from jetstream.delivery.renderers.v2 import V2 as V2_WIRE
 from jetstream.delivery.renderers.v2 import info
 from jetstream.eventlog import SourceCursor
-from jetstream.limits import Limits, LogLimits, UpstreamLimits
+from jetstream.limits import Limits, LogLimits, SourceLimits, UpstreamLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, Event
 from jetstream.settings import Settings
 from jetstream.settings.values import LogUrl
+from jetstream.upstream.mirror.source import MirrorSource
+from jetstream.upstream.mirror.stream import OwnStream, Taken
 from jetstream.upstreams import SUBSCRIBE_EVENTS_PATH, Upstream
 
 V2 = SUBSCRIBE_EVENTS_PATH
@@ -43,6 +45,7 @@ LIMITS = reconnecting_at_once(
     Limits(
         log=LogLimits(segment_events=50, journal_bytes=0, upkeep_interval_s=3600.0),
         upstream=UpstreamLimits(backoff_max_s=0.02, unawaited_rest_s=0.001),
+        sources=SourceLimits(fault_pause_s=0.001, fault_pause_max_s=0.02),
     )
 )
 
@@ -587,6 +590,27 @@ async def test_bad_messages_are_dropped_and_counted_and_the_stream_goes_on(
     assert {name: seen[f'jetstream_dropped_total{{reason="{name}"}}'] for name in drops} == drops
 
 
+async def test_a_message_that_a_mirror_fails_at_stops_neither_it_nor_anything_before_the_message(
+    relay: Relay, run: Run, above: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the server itself, and not of a parser, which costs its message only."""
+    await filled(relay, above, 6)
+    acts, read = [True], OwnStream.read
+
+    def failing(stream: OwnStream, *messages: Any) -> Taken:
+        if acts:
+            raise OverflowError("a fault of ours")
+        return read(stream, *messages)
+
+    monkeypatch.setattr(OwnStream, "read", failing)
+    below = await run("below", of(above), limits=LIMITS)
+    await until(lambda: "upstream_stuck above" in below.conditions.reasons)
+    assert (await health(below.port))[0] == 200
+    acts.clear()
+    await level(below, above)
+    assert await texts(below, V2, 6) == await texts(above, V2, 6)
+
+
 async def test_a_stream_in_which_nothing_can_be_taken_is_a_condition(scripted: Jetstream, run: Run) -> None:
     limits = replace(LIMITS, upstream=replace(LIMITS.upstream, none_accepted_s=0.0))
     scripted.script.append(send_just("{", "["))
@@ -668,3 +692,108 @@ async def test_a_silent_upstream_is_pinged(scripted: Jetstream, run: Run) -> Non
     below = await run("below", mirrored(scripted), limits=limits)
     await until(lambda: pings)
     assert below.intake.sources.connected == ["above"]
+
+
+# An upstream that means harm
+
+
+def other(number: int, record: str = "{}", cid: str = CID.decode()) -> str:
+    """Return the message of an event in the v1 wire, which any server has."""
+    commit = (
+        f'"operation":"create","collection":"{LIKE}","rkey":"{number}","rev":"{REV}","cid":"{cid}","record":'
+    )
+    return f'{{"did":"{DID}","time_us":{number},"kind":"commit","commit":{{{commit}{record}}}}}'
+
+
+DEEP = "[" * 1_000 + "]" * 1_000
+HOSTILE = (
+    other(2, '{"a":' * 300 + "1" + "}" * 300),
+    other(2, cid="b" + "a" * 3_000_000),
+    other(2, cid="b" + "a" * 300),
+    other(2, '{"a":[' + "[]," * 100_000 + "1]}"),
+    "[" * 30_000_000,
+    f'{{"did":"{DID}","time_us":2,"kind":"sync","sync":{{"did":"{DID}","rev":"{REV}","blocks":{DEEP}}}}}',
+    f'{{"payload":{{"$type":"#info","name":{DEEP},"message":{DEEP}}}}}',
+    f'{{"payload":{{"$type":"network.bsky.jetstream.subscribeEvents#info","name":{DEEP},"message":{DEEP}}}}}',
+    f'{{"payload":{{"$type":"network.bsky.jetstream.subscribeEvents#info","name":"{"m" * 1_000_000}"}}}}',
+)
+
+
+async def test_nothing_that_another_server_sends_stops_this_one_or_fills_its_log(
+    jetstream: Jetstream, run: Run
+) -> None:
+    numbers = '{"a":[1e20,18446744073709551616,-18446744073709551616]}'
+    error = f'{{"$type":"error","error":{DEEP},"message":"{"m" * 1_000_000}"}}'
+    jetstream.events = []
+    jetstream.script += [
+        send_just(other(1), *HOSTILE, other(3, numbers), error),
+        send_just(other(4)),
+    ]
+    with capture_logs() as lines:
+        below = await run("below", mirrored(jetstream), upstream_cursor=0)
+        await until(lambda: below.log.statistics().events == 3)
+    records = [json.loads(each)["commit"]["record"] for each in await texts(below, "/v1/subscribe", 3)]
+    assert records == [{}, {"a": [10**20, 2**64, -(2**64)]}, {}]
+    assert max(len(json.dumps(line, default=str)) for line in lines) < 1_000
+    seen = await figures(below.port)
+    drops = {"record_depth": 1, "frame_size": 2, "malformed": 2, "frame_items": 1, "message_form": 1}
+    assert {name: seen[f'jetstream_dropped_total{{reason="{name}"}}'] for name in drops} == drops
+
+
+async def test_an_upstream_that_only_sends_errors_is_asked_ever_more_rarely(
+    scripted: Jetstream, run: Run
+) -> None:
+    error = '{"$type":"error","error":"a","message":"b"}'
+    may_send = asyncio.Event()
+
+    async def send_later(connection: Any, _jetstream: Jetstream) -> None:
+        await may_send.wait()
+        await send_just(ours(1))(connection, _jetstream)
+
+    scripted.script += [send_just(error), send_just(info("a", "b").decode(), error), send_just("{", error)]
+    scripted.script.append(send_later)
+    below = await run("below", mirrored(scripted), retention=10**9)
+    [source] = below.intake.sources
+    await until(lambda: len(scripted.queries) == 4)
+    assert source._attempts == 3
+    may_send.set()
+    await until(lambda: below.log.statistics().events == 1)
+    assert source._attempts == 0
+
+
+async def test_an_error_of_a_parser_is_told_and_does_not_count_as_use(scripted: Jetstream, run: Run) -> None:
+    """No message is known that causes one."""
+    below = await run("below", mirrored(scripted), retention=10**9)
+    [source] = below.intake.sources
+    assert isinstance(source, MirrorSource)
+    source._attempts = 3
+    taken = Taken(problem="KeyError: 'a'")
+    taken.drop("unforeseen")
+    with capture_logs() as lines:
+        source._count(taken)
+    [line] = [line for line in lines if "an error in this server" in line["event"]]
+    assert (line["problem"], line["log_level"]) == ("KeyError: 'a'", "warning")
+    assert source._attempts == 3
+    assert (await figures(below.port))['jetstream_dropped_total{reason="unforeseen"}'] == 1
+
+
+async def test_a_stream_that_is_said_to_begin_in_the_future_is_no_gap(scripted: Jetstream, run: Run) -> None:
+    async def send_and_lie(connection: Any, _jetstream: Jetstream) -> None:
+        say_begins(scripted, "9" * 18)
+        await send_and_cut(ours(1))(connection, _jetstream)
+
+    scripted.events = []
+    scripted.script.append(send_and_lie)
+    below = await run("below", mirrored(scripted), retention=10**9)
+    await until(lambda: "not_mirrored" in below.conditions.names)
+    assert "mirror_gap" not in below.conditions.names
+    assert not (await get(below.port, "/gaps"))[1]
+    say_begins(scripted, str(FIRST))
+    scripted.script += 3 * [send_just(ours(1), ours(2))]  # one that was accepted before takes the first
+    await until(lambda: below.log.statistics().events == 2)
+    assert "not_mirrored" not in below.conditions.names
+
+
+def say_begins(scripted: Jetstream, position: str) -> None:
+    del scripted.headers["Jetstream-Cursor"]
+    scripted.headers["Jetstream-Cursor"] = position

@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 from tests.builders import error, identity
 from tests.relay import Relay, drop_after, go_deaf, refuse, stay_silent
-from tests.serving import LOOPBACK, Start, get, health, reconnecting_at_once, running, until
+from tests.serving import LOOPBACK, Start, figures, get, health, reconnecting_at_once, running, until
 from tests.signed import DID, TIME, Account
 from tests.subscriber import subscribe
 
@@ -28,6 +28,8 @@ from jetstream.simulator import frames
 from jetstream.simulator.relays import Relay as SimulatedRelay
 from jetstream.simulator.simulated_network import simulated_network
 from jetstream.token_bucket import Rate
+from jetstream.upstream import pipeline as pipeline_module
+from jetstream.upstream.envelope import Envelope, read_envelope
 from jetstream.upstreams import Upstream
 
 # PDSes connect as soon as they can, and are looked at all the time.
@@ -39,6 +41,8 @@ QUICK = reconnecting_at_once(
             pds_connects_per_s=10_000.0,
             pds_status_s=0.0,
             gone_s=0.05,
+            fault_pause_s=0.001,
+            fault_pause_max_s=0.02,
         ),
         runtime=RuntimeLimits(watch_every_s=0.01),
     )
@@ -191,6 +195,77 @@ async def test_one_that_is_not_taken_is_a_condition_that_another_does_not_end(
     publish(relay, *range(1, 51))
     await seqs(service, 50)
     assert "frames_not_taken b" in service.conditions.reasons
+
+
+# Errors of the server itself
+
+
+NEVER_GONE = replace(QUICK, sources=replace(QUICK.sources, gone_s=60.0))
+
+
+class Poison:
+    """Lets the reading of the frame with a number fail, by an error of the server itself, while `acts`."""
+
+    def __init__(self, seq: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.acts = True
+
+        def read(frame: bytes, items_max: int) -> Envelope:
+            envelope = read_envelope(frame, items_max)
+            if self.acts and envelope.seq == seq:
+                raise OverflowError("a fault of ours")
+            return envelope
+
+        monkeypatch.setattr(pipeline_module, "read_envelope", read)
+
+
+@pytest.mark.parametrize("parts", [[(1, 2, 3, 4)], [(1, 2), (3, 4)], [(1,), (2,), (3,), (4,)]])
+async def test_a_message_that_the_server_fails_at_stops_neither_it_nor_anything_before_the_message(
+    parts: list[tuple[int, ...]], relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = Poison(3, monkeypatch)
+    publish(relay, *parts[0])
+    with capture_logs() as lines:
+        service = await start(upstream=relay.url, upstream_cursor=0, limits=NEVER_GONE)
+        (name,) = states(service)
+        done = len(parts[0])
+        for part in parts[1:]:
+            if done < 3:
+                await seqs(service, done)
+            publish(relay, *part)
+            done += len(part)
+        await until(lambda: service.conditions.names == {"upstream_stuck"})
+        status, body = await health(service.port)
+        assert (status, body["status"]) == (200, "degraded")
+        before = 2 if len(parts) > 1 else 0  # in one batch with the message, they come again with it
+        (reason,) = body["reasons"]
+        assert reason.startswith(f"{name}: nothing after {before} is taken: an error of the server itself")
+        assert (await figures(service.port))['jetstream_internal_errors_total{doing="upstream"}'] >= 2
+        poison.acts = False
+        assert await seqs(service, 4) == [1, 2, 3, 4]
+        await until(lambda: not service.conditions.names)
+    assert service.log.statistics().events == 4
+    assert [line["exc_info"] for line in said(lines, "error of the server itself") if "exc_info" in line] == [
+        True
+    ]
+
+
+async def test_a_message_that_the_server_fails_at_holds_up_no_other_upstream(
+    relay: Relay, another: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = Poison(502, monkeypatch)
+    cursors = (("a", 0), ("b", 0))
+    service = await start(upstream=named(a=relay, b=another), limits=NEVER_GONE, upstream_cursor=cursors)
+    publish(relay, 1)
+    publish(another, 500, 501)
+    await seqs(service, 3)
+    publish(another, 502, 503)
+    await until(lambda: list(service.conditions.reasons) == ["upstream_stuck b"])
+    publish(relay, 2, 3)
+    assert sorted((await seqs(service, 5))[3:]) == [2, 3]
+    poison.acts = False
+    assert sorted(await seqs(service, 7)) == [1, 2, 3, 500, 501, 502, 503]
+    await until(lambda: not service.conditions.names)
+    await stored(service, a=3, b=503)
 
 
 async def test_metrics_and_the_page_show_each_upstream(relay: Relay, another: Relay, start: Start) -> None:

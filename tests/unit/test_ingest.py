@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import cast
+from typing import ClassVar, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from tests.builders import event
 
 from jetstream.clock import unix_us
 from jetstream.conditions import Conditions
+from jetstream.errors import NotStored
 from jetstream.eventlog import UPSTREAM_GAP, Changes, Cursors, Gap, SourceCursor
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Ingest, Stamper
@@ -125,6 +128,24 @@ async def test_the_time_of_each_commit_is_observed(log: SqliteLog) -> None:
     samples = {each.name: each.value for metric in metrics.commit.collect() for each in metric.samples}
     assert samples["jetstream_commit_seconds_count"] == 2
     assert samples["jetstream_commit_seconds_sum"] == 0.75
+
+
+async def test_an_unknown_error_of_the_log_is_one_that_ends_the_server() -> None:
+    """What the log has of the batch is not known: to go on could lose events, or store some twice."""
+
+    class Broken:
+        tip = 0
+        cursors: ClassVar[Cursors] = {}
+
+        async def append(self, *_: object) -> None:
+            raise KeyError("a bug")
+
+    ingest = Ingest(cast(SqliteLog, Broken()), Stamper(0, unix_us), Metrics(), Conditions())
+    with capture_logs() as lines:
+        for store in (ingest.join("a")(DecodedBatch([event()], 1), 0.0), ingest.report_gap(1, 2)):
+            with pytest.raises(NotStored, match="a batch was not stored: KeyError"):
+                await store
+    assert [line["exc_info"] for line in lines] == [True, True]
 
 
 # Several sources

@@ -35,7 +35,7 @@ from jetstream.identity.directories import Directories, Outage
 from jetstream.identity.export import Progress
 from jetstream.identity.failures import KEY_FAILURES
 from jetstream.identity.fetch import Fetcher, Fetches
-from jetstream.identity.follower import Follower
+from jetstream.identity.follower import ExportFollower
 from jetstream.identity.public import PublicFetcher
 from jetstream.identity.resolver import Resolver
 from jetstream.identity.store import KeyStore, export_lock
@@ -164,7 +164,7 @@ class Keys:
             follower = None
             if settings.follow:
                 fetch = _opened(stack, Fetcher(1))
-                follower = Follower(settings.plc_urls[0], fetch, cache, self._export, following.note)
+                follower = ExportFollower(settings.plc_urls[0], fetch, cache, self._export, following.note)
             _run(stack, self._follow(cache, follower, following))
             self._closing = stack.pop_all()
         return self
@@ -244,7 +244,7 @@ class Keys:
             await asyncio.sleep(self._limits.look_s)
             self.check()
 
-    async def _follow(self, cache: KeyCache, follower: Follower | None, following: Following) -> None:
+    async def _follow(self, cache: KeyCache, follower: ExportFollower | None, following: Following) -> None:
         """Follow the export. If another process does, look now and then how far it has read."""
         while True:
             try:

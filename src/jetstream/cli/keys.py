@@ -1,6 +1,6 @@
 """`jetstream keys`: the signing keys of all accounts, from the export of a PLC directory.
 
-    export, page by page ─▶ Follower ─▶ KeyCache: a database in the data directory ─▶ a server that verifies
+    export, page by page ─▶ ExportFollower ─▶ KeyCache: a database ─▶ a server that verifies
 
 What was read is stored with how far it was read, so an interrupted import goes on where it was. Only one
 process may import at a time (`export_lock`); servers read the keys meanwhile.
@@ -28,7 +28,7 @@ from jetstream.errors import KeyCacheFull, SettingError
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Progress
 from jetstream.identity.fetch import Fetcher
-from jetstream.identity.follower import Follower
+from jetstream.identity.follower import ExportFollower
 from jetstream.identity.store import KeyStore, export_lock
 from jetstream.limits import ExportLimits
 from jetstream.runtime import run, stop_on_signals
@@ -96,7 +96,7 @@ async def _import(data_dir: Path, url: str, follow: bool) -> None:
             logger.info("importing signing keys", directory=shown(url), operations=cache.progress.operations)
             # The import is a task of its own: a signal cancels it, and the cache is closed in good order
             # after it.
-            follower = Follower(url, fetcher, cache, note=report.note)
+            follower = ExportFollower(url, fetcher, cache, note=report.note)
             task = asyncio.create_task(_work(follower, follow, cache, report))
             stop_on_signals(partial(_cancel, task))
             await asyncio.wait([task])
@@ -117,7 +117,7 @@ def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
 
 
-async def _work(follower: Follower, follow: bool, cache: KeyCache, report: Report) -> None:
+async def _work(follower: ExportFollower, follow: bool, cache: KeyCache, report: Report) -> None:
     """Read to the end of the export, say how much there is, and follow it if that is wanted."""
     progress = await follower.read_to_end()
     report.end()

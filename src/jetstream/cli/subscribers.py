@@ -32,6 +32,8 @@ _FILTER_CHARS_MAX: Final = 60
 _LIVE_LAG_S: Final = 1.0
 # Columns of a table that is written to a file or a pipe, where rich would take 80.
 _WIDTH: Final = 160
+# Seconds that are shown at most, whatever the server says: `timedelta` takes no more than 8.6e13.
+_DURATION_MAX_S: Final = 1e9
 # Restrictions that are a number or a list, in the order in which they are shown.
 _LISTS: Final = ("collections", "excludeCollections", "kinds", "text")
 
@@ -163,7 +165,7 @@ def _cells(row: Row, now_s: float) -> list[str]:
     """Return the cells of a row, in the order of the columns; `-` where there is nothing."""
     compression = row.get("compression", "none")
     transport = f"{row.get('transport')}" + ("" if compression == "none" else f" {compression}")
-    since = timedelta(seconds=max(0, int(now_s - row.get("connected_us", 0) / 1e6)))
+    since = _duration(now_s - row.get("connected_us", 0) / 1e6)
     lag = row.get("lag_s")
     return [
         f"{row.get('id')}",
@@ -174,10 +176,14 @@ def _cells(row: Row, now_s: float) -> list[str]:
         summary(row.get("filter", {})),
         f"{since}",
         f"{row.get('state')}",
-        "-" if lag is None or lag < _LIVE_LAG_S else f"{timedelta(seconds=int(lag))}",
+        "-" if lag is None or lag < _LIVE_LAG_S else f"{_duration(lag)}",
         f"{row.get('messages', 0):,}",
         f"{row.get('bytes', 0):,}",
     ]
+
+
+def _duration(seconds: float) -> timedelta:
+    return timedelta(seconds=int(max(0.0, min(seconds, _DURATION_MAX_S))))
 
 
 def summary(wanted: Mapping[str, Any]) -> str:

@@ -340,7 +340,7 @@ def _duration(value: object) -> str:
     """Return seconds as `2d 3:04:05`, at most 100,000 days; a dash if it is no number."""
     if not isinstance(value, int | float):
         return DASH
-    whole = timedelta(seconds=min(round(value), 86_400 * 100_000))
+    whole = timedelta(seconds=round(max(0, min(value, 86_400 * 100_000))))
     clock = str(timedelta(seconds=whole.seconds))
     return f"{whole.days}d {clock}" if whole.days else clock
 

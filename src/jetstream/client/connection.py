@@ -31,6 +31,7 @@ REFUSAL_CHARS_MAX: Final = 500  # of a refusal's body, that are shown
 # 4xx statuses after which the request is repeated: Request Timeout, Too Early, Too Many Requests.
 _TRANSIENT: Final = frozenset({408, 425, 429})
 
+_POSITION: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
 _ID: Final = re.compile(r"\b[0-9]{1,10}\b", re.ASCII).findall
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -128,7 +129,7 @@ class Server:
         """Raise the body of a refusal as an error. aiohttp would discard it."""
         if response.status == 101:
             text = response.headers.get("Jetstream-Cursor", "")
-            self.begins = int(text) if text.isascii() and text.isdigit() else None
+            self.begins = int(text) if _POSITION(text) else None
             return
         body = await response.content.read(4 * REFUSAL_CHARS_MAX)
         message = " ".join(body.decode(errors="replace").split())[:REFUSAL_CHARS_MAX] or response.reason or ""

@@ -1,7 +1,12 @@
 """`jetstream demo-cluster`: a cluster on this machine, shown while it runs, until Ctrl-C.
 
-On a terminal, a table of all processes stays at the bottom, and what happens scrolls above it. Elsewhere, the
-table is printed once.
+On a terminal, a table of all processes stays at the bottom, and what happens scrolls above it.
+Elsewhere, the table is printed once.
+
+    `run` ─▶ Show ─┬─ Cluster: starts, ends and asks the processes
+                   ├─ Keeper: starts again what has ended, and says so
+                   ├─ Balancer: one address for the edges
+                   └─ demo_view: the table
 """
 
 from __future__ import annotations
@@ -33,8 +38,11 @@ from jetstream.cluster.process import MemberFailed, Process
 from jetstream.errors import SettingError
 from jetstream.runtime import reload_on_hangup, stop_on_signals, unless
 
-LOOK_S: Final = 0.2  # between two looks at which processes have ended
-SHOW_S: Final = 1.0  # between two looks at what they say of themselves
+# Seconds between two looks at which processes have ended.
+LOOK_S: Final = 0.2
+# Seconds between two looks at what they say of themselves, which is asked over HTTP and SQL.
+SHOW_S: Final = 1.0
+# Its directory tells that a directory is one of this command.
 _FIRST_SERVER: Final = "postgres-1"
 # Logs are for people. What a client was sent can be compared with the log, also of accounts that end later.
 _CHANGES: Final = {
@@ -61,6 +69,9 @@ async def run(demo: Demo, console: Console) -> None:
     """Run a cluster until SIGINT, SIGTERM or SIGHUP, and leave nothing of it.
 
     Raises SettingError, PostgresMissing or MemberFailed if it cannot be started.
+
+    Everything ends when this returns or raises. A temporary directory stays only if a process has
+    failed, with the logs that say why.
     """
     ports = _ports(demo)
     stopped = asyncio.Event()
@@ -77,7 +88,11 @@ async def run(demo: Demo, console: Console) -> None:
 
 
 def _ports(demo: Demo) -> Sequence[int]:
-    """Return the ports of the balancer and of all processes. Raises SettingError if one is not free."""
+    """Return the ports of the balancer and of all processes. Raises SettingError if one is not free.
+
+    The first one is for the balancer. None is reserved: another program may take one before the cluster
+    does.
+    """
     count = demo.shape.size + 1
     if demo.port == 0:
         return free_ports(count)
@@ -107,7 +122,10 @@ def _directory(given: Path | None) -> Iterator[Path]:
 
 
 def _usable(directory: Path) -> Path:
-    """Make a directory if it is not there. Raises SettingError if it is something else's."""
+    """Make a directory if it is not there. Raises SettingError if it is something else's.
+
+    Data of an earlier run of this command is used again.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         has_others = any(directory.iterdir()) and not (directory / _FIRST_SERVER).exists()
@@ -119,12 +137,17 @@ def _usable(directory: Path) -> Path:
 
 
 class Show:
-    """A cluster with its balancer, its keeper, and what is shown of it."""
+    """A cluster with its balancer, its keeper, and what is shown of it.
+
+    Call `start`, then `run`, and `close` in every case.
+    """
 
     def __init__(self, cluster: Cluster, console: Console, restart_s: float | None) -> None:
         self._cluster = cluster
         self._console = console
+        # Whether processes that end are started again. Shown, as what to try depends on it.
         self._restarts = restart_s is not None
+        # Looks after the processes from `run` on, and knows who leads.
         self._keeper = Keeper(cluster, self.tell, restart_s)
         edges = {name: cluster.processes[name].port for name in cluster.names("edge")}
         self._balancer = Balancer(edges)
@@ -133,16 +156,25 @@ class Show:
 
     @property
     def url(self) -> str:
-        """Where clients get events."""
+        """Where clients get events.
+
+        Not before `start`, which may choose the port.
+        """
         return f"ws://localhost:{self._balancer.port}/subscribe"
 
     def tell(self, text: str) -> None:
-        """Print a line."""
+        """Print a line.
+
+        It has the local time, and scrolls above the table.
+        """
         line = Text.assemble((f"{datetime.now().astimezone():%H:%M:%S}  ", "dim"), text)
         self._console.print(line, soft_wrap=True)
 
     async def start(self, port: int) -> bool:
-        """Start everything; the balancer listens on a port. Returns True, once all is ready."""
+        """Start everything; the balancer listens on a port. Returns True, once all is ready.
+
+        Raises MemberFailed. The result is for `unless`: None is a start that was interrupted.
+        """
         cluster = self._cluster
         self.tell(f"PostgreSQL is that of {cluster.servers[0].binaries}; files are in {cluster.directory}")
         await cluster.start(self.tell)
@@ -167,19 +199,27 @@ class Show:
         await unless(stopped, self._look_after())
 
     async def close(self) -> None:
-        """End all processes."""
+        """End all processes.
+
+        In this order: nothing is started again while processes end. Clients of the balancer see the
+        edges end.
+        """
         self.tell("ending all processes")
         await self._keeper.close()
         await self._cluster.close()
         await self._balancer.close()
 
     async def _look_after(self) -> None:
+        """Look after the processes, and show them, until cancelled. An error of either ends both."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch())
             tasks.create_task(self._show())
 
     async def _watch(self) -> None:
-        """Look after the processes, until cancelled."""
+        """Look after the processes, until cancelled.
+
+        It asks nothing over the network, so it may be done several times a second.
+        """
         while True:
             self._keeper.look()
             await asyncio.sleep(LOOK_S)
@@ -199,9 +239,15 @@ class Show:
                 await asyncio.sleep(SHOW_S)
 
     async def _screen(self) -> RenderableType:
+        """Ask all processes, and return what is shown of them."""
         return view(await self._served(), await self._rows())
 
     async def _served(self) -> Served:
+        """Return where clients get events, and how many are new each second.
+
+        The rate is a mean since the last look that had an answer; None: there was none, or this has
+        none.
+        """
         events, before, now = await self._cluster.count_events(), self._counted, time.monotonic()
         rate = None
         if events is not None:
@@ -211,7 +257,10 @@ class Show:
         return Served(self.url, rate)
 
     async def _rows(self) -> list[Row]:
-        """Return a row for each process, and one for the balancer, which is in this one."""
+        """Return a row for each process, and one for the balancer, which is in this one.
+
+        Those that clients meet are first, and PostgreSQL is last. All are asked at the same time.
+        """
         count = sum(self._balancer.loads.values())
         url = f"http://localhost:{self._balancer.port}"
         first = Row("balancer", os.getpid(), url, counted(count, "connection"))
@@ -221,13 +270,17 @@ class Show:
         return [first, *await asyncio.gather(*rows)]
 
     async def _row(self, process: Process, synchronous: list[str] | None) -> Row:
+        """Return the row of a process. `synchronous` are the standbys for which commits wait."""
         state, mood = await self._state(process, synchronous)
         is_server = isinstance(process, Postgres)
         where = f"{HOST}:{process.port}" if is_server else process.address
         return Row(process.name, process.pid, where, state, mood)
 
     async def _state(self, process: Process, synchronous: list[str] | None) -> tuple[str, str]:
-        """Return what a process does, and its mood."""
+        """Return what a process does, and its mood.
+
+        The mood is `good`, `waits` or `bad`, which chooses the colour.
+        """
         recovers = self._keeper.recovers(process.name)
         if not process.running:
             return "gone, is started again soon" if recovers else "gone", "bad"

@@ -1,4 +1,10 @@
-"""The processes of a cluster as values: what each is called, where it listens, how it is started. Pure."""
+"""The processes of a cluster as values: what each is called, where it listens, how it is started. Pure.
+
+    Shape, ports ─▶ `members` ─▶ Member, … ─▶ `process` and `postgres` start them
+    Change, … ──────────┘ adds flags, for a demonstration or a test
+
+Each ingest and edge is `jetstream serve` with flags, and the relay is `jetstream simulate`.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +45,11 @@ class Member:
         return f"{self.kind}-{self.number}"
 
     def changed(self, change: Change) -> Member:
-        """Return it with settings, arguments and variables added, or replaced where it has them."""
+        """Return it with settings, arguments and variables added, or replaced where it has them.
+
+        Settings and variables of the change count more than those that are there; arguments come after
+        them.
+        """
         return replace(
             self,
             settings={**self.settings, **change.settings},
@@ -49,7 +59,11 @@ class Member:
         )
 
     def flags(self) -> list[str]:
-        """Return the arguments of a program of ours."""
+        """Return the arguments of a program of ours.
+
+        Each has the form `--name=value`, so that a value may begin with a dash. Settings come first, in
+        their order.
+        """
         flags: list[str] = []
         for name, value in self.settings.items():
             values = [value] if isinstance(value, str) else value
@@ -59,7 +73,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Change:
-    """What a caller adds to a member, or to all of a kind: see `Member`."""
+    """What a caller adds to a member, or to all of a kind: see `Member`.
+
+    A setting of "" takes one away that the cluster sets.
+    """
 
     settings: Mapping[str, Value] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
@@ -78,7 +95,9 @@ class Shape:
     servers: Literal[1, 2] = 2
     ingests: int = 2
     edges: int = 3
+    # Values of `--upstream` for all ingests; without any, the relay is read.
     upstreams: tuple[str, ...] = ()
+    # Messages a second that the relay sends.
     rate: float = 50.0
 
     @property
@@ -92,8 +111,11 @@ def members(
 ) -> list[Member]:
     """Return the processes of a cluster, in the order in which they are started.
 
-    `ports` are `shape.size` of them, for edges, ingests, the relay and PostgreSQL, in this order. `changes`
-    are by the kind of a member (`ingest`) or by its name (`ingest-2`), which counts more.
+    `ports` are `shape.size` of them, for edges, ingests, the relay and PostgreSQL, in this order.
+    `changes` are by the kind of a member (`ingest`) or by its name (`ingest-2`), which counts more.
+
+    All ingests read the same upstreams and write the same log. Each ingest has a directory for its
+    data, and the edges share one.
     """
     free, counts = iter(ports), (shape.edges, shape.ingests, int(not shape.upstreams), shape.servers)
     edges, ingests, relays, servers = (list(islice(free, count)) for count in counts)
@@ -101,6 +123,7 @@ def members(
     log = log_address(servers)
 
     def serve(role: Literal["ingest", "edge"], number: int, port: int, **more: Value) -> Member:
+        """Return an ingest or an edge, with the flags of its role."""
         settings: dict[str, Value] = {"role": role, "log": log, "listen": f"{HOST}:{port}"}
         return Member(role, number, port, {**settings, **more})
 
@@ -132,7 +155,10 @@ def members(
 
 
 def log_address(ports: Sequence[int]) -> str:
-    """Return the address of the log in servers of PostgreSQL on these ports, for `--log`."""
+    """Return the address of the log in servers of PostgreSQL on these ports, for `--log`.
+
+    It names all servers, and a client of the log uses the one that can be written to.
+    """
     return f"postgresql://postgres@{','.join(f'{HOST}:{port}' for port in ports)}/postgres"
 
 
@@ -142,7 +168,11 @@ def simulated(port: int, rate: float) -> dict[str, str]:
 
 
 def synchronous(servers: int) -> dict[str, str]:
-    """Return the settings of PostgreSQL with which a commit waits until one other server has it."""
+    """Return the settings of PostgreSQL with which a commit waits until one other server has it.
+
+    `ANY 1` is a quorum of the standbys: the name of the primary itself counts for nothing. With one
+    server, commits wait for none.
+    """
     if servers < 2:
         return {}
     names = ", ".join(f'"postgres-{number}"' for number in range(1, servers + 1))
@@ -150,6 +180,7 @@ def synchronous(servers: int) -> dict[str, str]:
 
 
 def _changed(member: Member, changes: Mapping[str, Change]) -> Member:
+    """Return a member with the changes of its kind, and then those of its name."""
     for key in (member.kind, member.name):
         if key in changes:
             member = member.changed(changes[key])

@@ -1,4 +1,8 @@
-"""Ports of this machine that nothing listens on."""
+"""Ports of this machine that nothing listens on.
+
+A port that is free now may be taken before it is used: there is no way to reserve one for another
+program. So ports are chosen at random, out of a range that the system does not use by itself.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,21 @@ from typing import Final
 
 from jetstream.cluster.members import HOST
 
+# The ports that Linux gives to outgoing connections: two numbers.
 _RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+# The lowest port that is chosen. Below it are those of well-known services, and of many programs.
 _LOWEST: Final = 10_240
 _BELOW: Final = 32_768  # Linux's default
+# Attempts to find ports in a row. Mostly the first one succeeds.
 _TRIES: Final = 200
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a program could listen on a port now."""
+    """Tell whether a program could listen on a port now.
+
+    With `SO_REUSEADDR`, as servers have it: a port whose connections have ended a moment ago counts as
+    free.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -47,6 +58,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _first_of_system() -> int:
+    """Return the first port that the system gives to outgoing connections, or the default of Linux."""
     try:
         return max(int(_RANGE.read_text().split()[0]), _LOWEST + 1_000)
     except (OSError, ValueError):

@@ -23,16 +23,25 @@ from jetstream.runtime import how_ended
 
 # `-P` keeps Python from importing what lies in the working directory.
 JETSTREAM: Final = (sys.executable, "-P", "-m", "jetstream")
+# The subcommand for each kind; PostgreSQL has a command line of its own.
 _COMMANDS: Final = {"relay": "simulate", "ingest": "serve", "edge": "serve"}
-LOG_BYTES_MAX: Final = 16 << 20  # of one log file; the one before it is kept as well
-STOP_S: Final = 15.0  # after which a process that was told to end is killed
+# Bytes of one log file; the one before it is kept as well.
+LOG_BYTES_MAX: Final = 16 << 20
+# Seconds after which a process that was told to end is killed.
+STOP_S: Final = 15.0
+# Bytes at the end of a log that are read for an error, and characters of each of its lines.
 _LAST_BYTES: Final = 8 << 10
-_LAST_CHARS: Final = 400  # of a line
+_LAST_CHARS: Final = 400
+# The operation of `prctl(2)` that chooses the signal which a process gets when the thread that has started
+# it ends.
 _PR_SET_PDEATHSIG: Final = 1
 
 
 class MemberFailed(JetstreamError):
-    """A process of the cluster does not do what was asked of it."""
+    """A process of the cluster does not do what was asked of it.
+
+    Its text names the process, and mostly has the end of its log.
+    """
 
 
 class Process:
@@ -43,6 +52,7 @@ class Process:
     orphan_signal: signal.Signals = signal.SIGKILL
 
     def __init__(self, member: Member, directory: Path) -> None:
+        # What it is and how it is started; it never changes. Files of the process are in the directory.
         self.member = member
         self.directory = directory
         # The present process, or the last one; None: it was never started.
@@ -72,7 +82,10 @@ class Process:
 
     @property
     def pid_file(self) -> Path:
-        """The file that has its ID while it runs."""
+        """The file that has its ID while it runs.
+
+        For people and tests, who kill the process by it. Nothing here reads it.
+        """
         return self.directory / f"{self.name}.pid"
 
     @property
@@ -82,12 +95,18 @@ class Process:
 
     @property
     def running(self) -> bool:
-        """Whether it runs, frozen or not."""
+        """Whether it runs, frozen or not.
+
+        A process that has ended is reaped by this.
+        """
         return self._process is not None and self._process.poll() is None
 
     @property
     def frozen(self) -> bool:
-        """Whether it was stopped where it is, by `freeze` or by somebody else. Linux only."""
+        """Whether it was stopped where it is, by `freeze` or by somebody else. Linux only.
+
+        By the third field of /proc/PID/stat: see proc_pid_stat(5).
+        """
         with suppress(OSError):
             return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
         return False
@@ -100,7 +119,10 @@ class Process:
         return how_ended(self._process.returncode)
 
     def command(self) -> list[str]:
-        """Return the command line."""
+        """Return the command line.
+
+        It is shown to operators as well, who may start a process by hand.
+        """
         return [*(self.member.program or JETSTREAM), _COMMANDS[self.member.kind], *self.member.flags()]
 
     def spawn(self) -> None:
@@ -111,6 +133,11 @@ class Process:
         self._popen(self.command(), {**_environment(), **self.member.environment})
 
     def _popen(self, command: Sequence[str], environment: Mapping[str, str], **more: Any) -> None:
+        """Start a command, with its output added to the log, and write down its ID. Raises MemberFailed.
+
+        `more` are further arguments of `subprocess.Popen`. It has a session of its own, and dies with
+        this thread.
+        """
         assert not self.running, f"{self.name} runs"
         with self.log.open("ab") as log:
             try:
@@ -131,7 +158,11 @@ class Process:
         self.pid_file.write_text(f"{self._process.pid}\n")
 
     def stop(self, within_s: float = STOP_S) -> None:
-        """End it in good order, and wait for that; kill it if it takes longer."""
+        """End it in good order, and wait for that; kill it if it takes longer.
+
+        A frozen process is thawed, so that it can act on the signal. Without a process, only the file
+        with its ID is removed.
+        """
         self.expected = False
         if self._process is not None and self.running:
             self._process.send_signal(self.stop_signal)
@@ -143,7 +174,10 @@ class Process:
         self.pid_file.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """Kill it, and wait for its end."""
+        """Kill it, and wait for its end.
+
+        A frozen process is killed as well. Nothing happens if none was started.
+        """
         self.expected = False
         if self._process is not None:
             self._signal(signal.SIGKILL)
@@ -159,6 +193,7 @@ class Process:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
+        """Send a signal to all of its processes. One that has ended meanwhile is passed over."""
         for pid in self._pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -168,7 +203,10 @@ class Process:
         return [] if self.pid is None else [self.pid]
 
     def last_lines(self, most: int = 5) -> list[str]:
-        """Return the end of what it has written."""
+        """Return the end of what it has written.
+
+        `most` is how many lines; empty ones are left out. Empty: there is no log, or nothing in it.
+        """
         with suppress(OSError), self.log.open("rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - _LAST_BYTES, 0))
             lines = file.read().decode(errors="replace").splitlines()
@@ -188,18 +226,26 @@ class Process:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of a process: without settings that are meant for another server."""
+    """Return the environment of a process: without settings that are meant for another server.
+
+    `JETSTREAM_…` are variables of settings: a developer may have some for a server of their own.
+    """
     return {name: value for name, value in os.environ.items() if not name.startswith("JETSTREAM_")}
 
 
 def _ending_with_thread(number: signal.Signals) -> Callable[[], None] | None:
-    """Return what has the system signal a child when this thread ends, however that ends. Linux only."""
+    """Return what has the system signal a child when this thread ends, however that ends. Linux only.
+
+    What it returns is called in the child before the program is executed. None: this system has no
+    `prctl`.
+    """
     try:
         prctl = ctypes.CDLL(None).prctl
     except (AttributeError, OSError):
         return None
 
     def call() -> None:
+        """Ask for the signal. The setting survives the execution of the program."""
         prctl(_PR_SET_PDEATHSIG, int(number))
 
     return call

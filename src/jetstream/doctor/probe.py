@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from types import SimpleNamespace
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -19,6 +18,7 @@ import aiohttp
 
 from jetstream.doctor.firehose import Answer, Seen
 from jetstream.limits import UpstreamLimits
+from jetstream.retry import parse_http_date
 from jetstream.upstream.envelope import read_envelope
 from jetstream.upstreams import Upstream
 
@@ -83,8 +83,8 @@ class _Probe:
     async def _note_date(
         self, _session: aiohttp.ClientSession, _context: SimpleNamespace, end: aiohttp.TraceRequestEndParams
     ) -> None:
-        with suppress(ValueError):
-            date = parsedate_to_datetime(end.response.headers.get("Date", ""))
+        date = parse_http_date(end.response.headers.get("Date", ""))
+        if date is not None:
             at = date if date.tzinfo else date.replace(tzinfo=UTC)
             # `Date` is cut to whole seconds: half a second later it is right in the mean.
             self._date_offset_s = at.timestamp() + 0.5 - self._clock()

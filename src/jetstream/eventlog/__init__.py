@@ -113,10 +113,14 @@ class LogReader(Log, Protocol):
     async def read(self, position: int, stop: int, wanted: Filter) -> Batch | None:
         """Return the batch with the first events in `[position, stop)` that `wanted` may want.
 
-        The batch may begin before `position` and end after `stop`, and may hold events that are not wanted:
-        it is as it was stored, shared with other readers. What it leaves out, before its first event and
-        between its events, is not wanted, is below the floor, or was erased. It has an event in
+        The batch may begin before `position` and end after `stop`, and may hold events that are not
+        wanted: it is as it was stored, shared with other readers. What it leaves out, before its first
+        event and between its events, is not wanted, is below the floor, or was erased. It has an event in
         `[position, stop)`. None: nothing wanted in the whole range.
+
+        A reader goes on behind the last event of the batch, or at `stop` after None. Damaged parts are
+        passed over. Raises LogError where the range cannot be read otherwise; a log that another process
+        writes may wait until it can.
         """
 
     @property
@@ -144,7 +148,10 @@ class LogReader(Log, Protocol):
         """Learn the newest position, where another process writes. Raises LogError."""
 
     async def wait(self, position: int) -> None:
-        """Return once an event at or after `position` has been appended, and can be read."""
+        """Return once an event at or after `position` has been appended, and can be read.
+
+        There is no deadline. Returns at once if there is one already.
+        """
 
     async def gaps(self, since_us: int, count_max: int) -> list[Gap]:
         """Return the oldest gaps that were found at `since_us` or later, rising by time.
@@ -178,6 +185,10 @@ class LogWriter(Log, Protocol):
         survive the process, and readers see the events.
 
         Raises LogUnwritable with nothing stored.
+
+        One append runs at a time; a second one waits for it. Each position of `batch` is at least
+        `next_position`. The log keeps no reference to `batch`. LogCorrupt and Fenced end the writer: see
+        the engines.
         """
 
     def repo(self, did: bytes) -> bytes | None:

@@ -20,11 +20,16 @@ _ABOVE_ALL: Final = 1 << 63  # no position is as high
 
 
 class Follower:
-    """One reader that the writer waits for."""
+    """One reader that the writer waits for.
+
+    Made by `Followers.join`. `delivery.publisher` has one: it advances when the slowest lane has been
+    sent all that is stored and its pause is over.
+    """
 
     __slots__ = ("_followers", "appended", "position")
 
     def __init__(self, followers: Followers, position: int) -> None:
+        """Begin at `position`: the follower has processed all below it."""
         self._followers = followers
         # The follower is ready for more above this position: set by `advance`.
         self.position = position
@@ -33,17 +38,26 @@ class Follower:
         self.appended: deque[tuple[int, float]] = deque()
 
     def advance(self, position: int) -> None:
-        """Report that all below `position` is processed, and that more may be appended."""
+        """Report that all below `position` is processed, and that more may be appended.
+
+        `position` is one above the last event that was processed; it should not fall.
+        """
         self.position = position
         self._followers.wake()
 
     def leave(self) -> None:
-        """Let the writer wait for this reader no longer."""
+        """Let the writer wait for this reader no longer.
+
+        A follower that ends without this would hold the writer back for ever.
+        """
         self._followers.remove(self)
 
 
 class Followers:
-    """The readers that the writer of one log waits for."""
+    """The readers that the writer of one log waits for.
+
+    Used by the event loop's thread only.
+    """
 
     def __init__(self) -> None:
         self._followers: dict[Follower, None] = {}  # in the order in which they joined
@@ -66,7 +80,12 @@ class Followers:
         self._advanced.notify()
 
     def append(self, tip: int, received_at: float | None) -> None:
-        """Note that events up to `tip` were appended."""
+        """Note that events up to `tip` were appended.
+
+        The writer's log calls it within each append, an edge's log when it has read what another process
+        appended. `received_at` is when the oldest of these events was received, in monotonic seconds;
+        None: their delay is not measured.
+        """
         self._tip = tip
         if received_at is None:
             return
@@ -74,7 +93,11 @@ class Followers:
             follower.appended.append((tip, received_at))
 
     async def wait(self) -> None:
-        """Return once every follower is ready for more, after one turn of the event loop at least."""
+        """Return once every follower is ready for more, after one turn of the event loop at least.
+
+        The writer calls it after each append, and appends no more until it returns. The one turn lets a
+        follower that was woken by the append begin before the next one. There is no deadline.
+        """
         if self._lowest > self._tip:
             await asyncio.sleep(0)
         else:

@@ -26,7 +26,10 @@ _TEXTS: Final = attrgetter(*NAMES)
 
 
 class Damaged(Exception):
-    """Stored bytes are not the bytes that were written. The text says what is wrong with them."""
+    """Stored bytes are not the bytes that were written. The text says what is wrong with them.
+
+    Only within `eventlog`: the engines note it and go on, or raise LogCorrupt for it.
+    """
 
 
 class Columns(NamedTuple):
@@ -58,13 +61,19 @@ class Columns(NamedTuple):
         return Batch(read_times(times), *(text.split(b"\n") for text in texts))
 
     def packed(self) -> bytes:
-        """Return one value: the number of events as 4 bytes, the times, the texts with NULs between them."""
+        """Return one value: the number of events as 4 bytes, the times, the texts with NULs between them.
+
+        No value contains a NUL, for the same reason as it contains no newline.
+        """
         times, *texts = self
         return self.events.to_bytes(4, "little") + times + b"\0".join(texts)
 
     @classmethod
     def unpacked(cls, data: bytes) -> Columns:
-        """Read what `packed` has returned. Raises Damaged."""
+        """Read what `packed` has returned. Raises Damaged.
+
+        Only lengths are checked. The zstd frame around it has the checksum.
+        """
         count = int.from_bytes(data[:4], "little")
         times, *texts = data[4 : 4 + 8 * count], *data[4 + 8 * count :].split(b"\0")
         if len(times) != 8 * count or len(texts) != len(NAMES):
@@ -88,7 +97,10 @@ class Columns(NamedTuple):
         return len(self.dids) + len(self.rkeys) + len(self.bodies) - separators
 
     def checksum(self) -> int:
-        """Return the CRC-32 of the concatenated columns."""
+        """Return the CRC-32 of the concatenated columns.
+
+        It is the `crc` of a row of the tail in SQLite.
+        """
         # One call for all columns: each call releases the GIL, and another thread may hold it for a while.
         return crc32(b"".join(self))
 

@@ -14,9 +14,11 @@ class Contents:
     """What a log holds, counted event by event."""
 
     bytes_on_disk: int  # of all tables; of SQLite with its write-ahead log
+    # As `Log.floor` and `Log.tip` say, when counting began: events that came later are not counted.
     floor: int
     tip: int
     cursors: dict[str, SourceCursor]  # by source
+    # Rows of the table of segments, also those below the floor.
     segments: int
     repos: int  # rows of the states of repositories, and changes that are not folded into these
     repo_changes: int
@@ -31,7 +33,11 @@ class Contents:
     text_bytes: int = 0
 
     def add(self, batch: Batch) -> None:
-        """Count the events of one batch."""
+        """Count the events of one batch.
+
+        Batches come in the order of the log. Bodies of creates and updates are records; collections are
+        counted for commits only, since other events have none.
+        """
         if self.oldest_us is None:
             self.oldest_us = batch.first
         self.newest_us = batch.last
@@ -43,7 +49,10 @@ class Contents:
 
 @dataclass
 class Checked:
-    """What a check has found: undamaged segments, events in them and in the tail, and what is wrong."""
+    """What a check has found: undamaged segments, events in them and in the tail, and what is wrong.
+
+    For a log in PostgreSQL; `sqlite.check.Findings` says more, since a file can be repaired.
+    """
 
     segments: int = 0
     events: int = 0

@@ -12,7 +12,10 @@ from jetstream.eventlog.columns import Damaged
 
 
 def named_cursor(row: Sequence[Any]) -> tuple[str, SourceCursor]:
-    """Return a source and its cursor from what `cursor_row` has returned. Raises Damaged."""
+    """Return a source and its cursor from what `cursor_row` has returned. Raises Damaged.
+
+    `unstored` becomes numbers again: each one is the sum of `seq` and the differences up to it.
+    """
     source, *values, unstored = row
     cursor = SourceCursor(*values)
     if unstored is None:
@@ -25,7 +28,12 @@ def named_cursor(row: Sequence[Any]) -> tuple[str, SourceCursor]:
 
 
 def cursor_row(source: str, cursor: SourceCursor) -> tuple[Any, ...]:
-    """Return the values: source, seq, provisional, fell_from, stored_to, unstored."""
+    """Return the values: source, seq, provisional, fell_from, stored_to, unstored.
+
+    SQLite and PostgreSQL store them in columns of these names; the journal, and rows of the tail in
+    PostgreSQL, as JSON. `unstored` is text, since it may have thousands of numbers of which each takes 3
+    bytes.
+    """
     return (source, *cursor[:-1], _packed_seqs(cursor))
 
 

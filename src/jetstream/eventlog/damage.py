@@ -20,7 +20,10 @@ _REPAIR: Final = "stop the server and run `jetstream log repair`"
 
 
 class Damage(NamedTuple):
-    """A range of positions, both ends included, of which nothing can be read, and the reason."""
+    """A range of positions, both ends included, of which nothing can be read, and the reason.
+
+    The ends are known only as exactly as the damage allows: for a lost page, to a second.
+    """
 
     first_us: int
     last_us: int
@@ -37,6 +40,7 @@ class DamageRecord:
     def __init__(
         self, place: Path | str, conditions: Conditions, ranges_max: int, remedy: str = _REPAIR
     ) -> None:
+        """Begin without damage. `place` is the file or the database in messages, without a password."""
         # Where to report: the file or the database, for messages; the conditions; the log lines, throttled
         # because a bad disk may damage many ranges.
         self._place = place
@@ -51,7 +55,11 @@ class DamageRecord:
         self.count = 0
 
     def add(self, found: list[Damage]) -> None:
-        """Remember ranges that cannot be read, and log those that are new."""
+        """Remember ranges that cannot be read, and log those that are new.
+
+        Called after each use of a reader, with what that has skipped. A range is new if no known one has
+        the same end. Above `ranges_max`, the one that was found first is forgotten; the count stays.
+        """
         for damage in found:
             if damage.last_us in self.by_end:
                 continue
@@ -63,7 +71,10 @@ class DamageRecord:
             self._update_condition()
 
     def skip(self, position: int) -> int:
-        """Return `position`, or the first one behind the damaged range that it is in."""
+        """Return `position`, or the first one behind the damaged range that it is in.
+
+        So a reader need not search the same range again, which takes many reads on a lost page.
+        """
         for damage in self.by_end.values():
             if damage.first_us <= position <= damage.last_us:
                 return damage.last_us + 1
@@ -75,7 +86,10 @@ class DamageRecord:
         self._update_condition()
 
     def _update_condition(self) -> None:
-        """Begin, renew or end the condition `damage`."""
+        """Begin, renew or end the condition `damage`.
+
+        The reason names the lowest range, and how many there are.
+        """
         if not self.by_end:
             self._conditions.end("damage")
             return

@@ -21,7 +21,12 @@ Tombstones = Mapping[bytes, int]  # by DID: the position of the account event, i
 
 
 def find_tombstones(batch: Batch, statuses: Collection[str]) -> dict[bytes, int]:
-    """Return a tombstone for each account that became inactive with one of `statuses`."""
+    """Return a tombstone for each account that became inactive with one of `statuses`.
+
+    The position is that of the account event, so records that the account writes after it stay. Of
+    several events of one account, the last one counts. Called for every append: most batches have no
+    account event, and cost one search in the column of kinds.
+    """
     if not statuses or ACCOUNT not in batch.kinds:
         return {}
     return {
@@ -32,7 +37,11 @@ def find_tombstones(batch: Batch, statuses: Collection[str]) -> dict[bytes, int]
 
 
 def without_erased(batch: Batch, tombstones: Tombstones) -> Batch | None:
-    """Return a copy of the batch without erased records, which may be empty; None if none is erased."""
+    """Return a copy of the batch without erased records, which may be empty; None if none is erased.
+
+    The batch itself is never changed: other readers share it. Called by the hot tails, by what reads a
+    log that another process writes, and by `rewrite`.
+    """
     if tombstones.keys().isdisjoint(batch.dids):
         return None
     kept = [i for i in range(len(batch)) if not _is_erased(batch, i, tombstones)]
@@ -48,5 +57,6 @@ def _ends_account(body: bytes, statuses: Collection[str]) -> bool:
 
 
 def _is_erased(batch: Batch, index: int, tombstones: Tombstones) -> bool:
+    """Tell whether a tombstone covers an event: its DID, a kind that holds content, and a lower position."""
     erasable = batch.kinds[index] in (CREATE, UPDATE, SYNC)
     return erasable and batch.times[index] < tombstones.get(batch.dids[index], 0)

@@ -22,7 +22,10 @@ from jetstream.model.batch import Batch, memory_bytes
 
 @dataclass(slots=True)
 class _Piece:
-    """One batch of the hot tail."""
+    """One batch of the hot tail.
+
+    An object of its own, since `erase` puts another batch in its place.
+    """
 
     batch: Batch = field(default_factory=lambda: Batch.of((), ()))
     text_bytes: int = 0  # of the batch; grows with it
@@ -32,9 +35,13 @@ class HotTail:
     """The newest events as batches, bounded by their number and by memory. The newest batch always stays.
 
     Used by the event loop's thread only.
+
+    The log that owns it calls `append` for each commit. `delivery` keeps what it renders with the
+    batches, so that it goes with them.
     """
 
     def __init__(self, start: int, limits: LogLimits = LogLimits()) -> None:
+        """Begin empty: every event of the log at or above `start` is going to be appended."""
         self._limits = limits
         # Every event of the log at or above this position is here. Only rises, when the oldest are dropped.
         self.start = start
@@ -53,6 +60,9 @@ class HotTail:
         """Add a copy of the next events, and drop the oldest batches above the bounds.
 
         `text_bytes` is that of the batch, from a caller that knows it.
+
+        A batch that has more text than `LogLimits.batch_bytes` is added in parts, so that a reader never
+        gets more at once. `batch` is not kept, and the caller may go on to use it.
         """
         size = batch.text_bytes() if text_bytes is None else text_bytes
         limits = self._limits
@@ -67,7 +77,11 @@ class HotTail:
             self._drop_oldest()
 
     def at(self, position: int, stop: int) -> Batch | None:
-        """Return the batch with the first event in `[position, stop)`; `position` is not below `start`."""
+        """Return the batch with the first event in `[position, stop)`; `position` is not below `start`.
+
+        The batch is shared and may still grow. It may begin before `position`. None: no event in the
+        range, or none at all. The search goes from the newest batch, since most readers are at the tip.
+        """
         assert position >= self.start
         first = None
         for piece in reversed(self._pieces):
@@ -83,12 +97,19 @@ class HotTail:
         return (piece.batch for piece in reversed(self._pieces))
 
     def drop_before(self, position: int) -> None:
-        """Drop the batches whose events are all below `position`."""
+        """Drop the batches whose events are all below `position`.
+
+        Called when the floor has moved: readers that have such a batch keep it until they go on.
+        """
         while self._pieces and self._pieces[0].batch.last < position:
             self._drop_oldest()
 
     def erase(self, tombstones: Tombstones) -> None:
-        """Replace each batch that has erased records by one without them."""
+        """Replace each batch that has erased records by one without them.
+
+        A batch that lost events is another object: readers that have the old one may finish with it.
+        `start` stays: what was erased is not anywhere else either.
+        """
         for piece in self._pieces:
             kept = without_erased(piece.batch, tombstones)
             if kept is not None:

@@ -25,7 +25,11 @@ from jetstream.model.filter import EVERYTHING, Filter
 
 
 def in_batches(batches: Iterable[Batch], keys: Collection[Key]) -> dict[Key, int]:
-    """Return which of the keys have an event in these batches, each with its position."""
+    """Return which of the keys have an event in these batches, each with its position.
+
+    Of each batch, only the events of the wanted DIDs are made single values. Stops at the last key. Used
+    for the hot tail, newest batch first, and for rows of the tail.
+    """
     missing, found = set(keys), dict[Key, int]()
     dids = {key[0] for key in missing}
     for batch in batches:
@@ -44,6 +48,8 @@ def in_store(reader: StoredReader, keys: set[Key], stop: int) -> tuple[dict[Key,
     Each key has the position of its event or the last one of its segment. The tail is searched below position
     `stop`. Damaged parts count as if they held nothing: an event that is delivered twice is better than one
     that is never delivered.
+
+    Runs in a reader thread. A segment that is deleted during the search counts as not there.
     """
     found: dict[Key, int] = {}
     try:
@@ -58,7 +64,10 @@ def in_store(reader: StoredReader, keys: set[Key], stop: int) -> tuple[dict[Key,
 
 
 def keys_within(batches: Iterable[Batch], position: int, stop: int) -> set[Key]:
-    """Return the keys of the events in `[position, stop)` of these batches."""
+    """Return the keys of the events in `[position, stop)` of these batches.
+
+    Empty where no batch has events in the range. Used for what is only in the journal.
+    """
     return {batch.event(i).key for batch in batches for i in range(batch.index(position), batch.index(stop))}
 
 
@@ -84,7 +93,11 @@ def keys_from(reader: StoredReader, position: int, stop: int) -> set[Key]:
 
 
 def _step(reader: StoredReader, keys: set[Key], below: int) -> tuple[int | None, dict[Key, int]]:
-    """Search the next segments below a key; return where to continue, None at the end, and what was found."""
+    """Search the next segments below a key; return where to continue, None at the end, and what was found.
+
+    It reads the Bloom filters of `scan_segments` segments, newest first. A segment is opened only if the
+    bit of one of the DIDs is set, which one DID in a hundred has by chance.
+    """
     wanted = Filter(dids=DidSet(key[0] for key in keys))
     bits = [crc32(did) % DID_BITS for did in wanted.dids]
     found: dict[Key, int] = {}

@@ -31,6 +31,9 @@ class MirroredLog:
 
     `ask` returns the newest position of that stream; None: it does not answer; 0: it has no positions that
     are those of this log. `now_us` gives unix microseconds.
+
+    Only how far the log is differs from `log`; events, gaps and statistics are those of `log`. Used by
+    the event loop's thread only.
     """
 
     def __init__(
@@ -62,7 +65,12 @@ class MirroredLog:
         return self._log.watermark
 
     async def look(self) -> None:
-        """Learn how far the log and the stream are. Raises LogError."""
+        """Learn how far the log and the stream are. Raises LogError.
+
+        A question that was begun before this call does not count: its answer may be older than the
+        client's cursor. So a call waits for the next one, which all calls share that came before it was
+        asked.
+        """
         await self._log.look()
         self._wanted += 1
         mine = self._wanted
@@ -73,6 +81,12 @@ class MirroredLog:
                 self._answered = wanted
 
     def _learn(self, newest: int | None) -> None:
+        """Take an answer of the upstream, or None if there was none.
+
+        Without an answer, the stream is taken to reach up to now, and a second further. An answer that is
+        more than a day ahead of the clock is not believed: else clients with a cursor of the future would
+        wait for it.
+        """
         now_us = self._now_us()
         if newest is None:
             newest = max(now_us, self._log.newest) + SLACK_US

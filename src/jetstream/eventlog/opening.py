@@ -1,4 +1,11 @@
-"""Which log a server has, by its settings: the one that it writes, or one that another process writes."""
+"""Which log a server has, by its settings: the one that it writes, or one that another process writes.
+
+    a directory   writes it         open_log         SqliteLog
+    a directory   an edge           open_edge_log    EdgeLog
+    a database    reads or leads    open_database    PostgresLog; `terms` leads it
+
+`app` calls one of the three. The commands of `jetstream log` use the modules of the engines themselves.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +30,8 @@ async def open_log(
     """Open the log for the roles that write it, or create one. `clock` gives unix microseconds.
 
     Raises LogLocked, LogCorrupt, LogUnwritable or SettingError: see `SqliteLog.open`.
+
+    `conditions` is told of `damage`, `wal` and `disk_low`.
     """
     return await SqliteLog.open(
         settings.log_dir,
@@ -39,7 +48,10 @@ async def open_log(
 async def open_edge_log(
     settings: Settings, conditions: Conditions, limits: LogLimits, on_read: Callable[[Batch], None]
 ) -> EdgeLog:
-    """Open the log for an edge, and wait for it if there is none yet. See `EdgeLog.open`."""
+    """Open the log for an edge, and wait for it if there is none yet. See `EdgeLog.open`.
+
+    `on_read` is called with events of the other process as the edge reads them. Raises LogCorrupt.
+    """
     return await EdgeLog.open(settings.log_dir, conditions=conditions, limits=limits, on_read=on_read)
 
 
@@ -54,6 +66,10 @@ async def open_database(
     """Open a log in PostgreSQL, to read it. Waits for the database, and without `writes` for its tables.
 
     Raises SettingError without the driver, LogFormat for tables of another version.
+
+    With `writes`, the tables are created if there are none, and the primary is read, as what may lead
+    needs it. `address` has the password; it is not logged. `on_read` is called with events that another
+    process has stored.
     """
     require_driver()
     # asyncpg takes memory and time: only servers that use it load it.
@@ -83,5 +99,9 @@ def require_driver() -> None:
 
 
 def erased_statuses(settings: Settings) -> frozenset[str]:
-    """Return the statuses of account events that erase the account's records."""
+    """Return the statuses of account events that erase the account's records.
+
+    They are those of `--forget`, a list with commas. `none` is a setting without any: the result is empty
+    then, and nothing is erased.
+    """
     return frozenset(settings.forget.split(",")) - {"none"}

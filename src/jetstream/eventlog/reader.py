@@ -38,6 +38,7 @@ from jetstream.model.filter import Filter
 POSITION_MAX: Final = (
     1 << 63
 ) - 1  # an upper bound of every position: databases have signed integers of 64 bits
+# The columns of no event: what a skipped segment adds to a scan.
 _NOTHING: Final = Columns(*[b""] * 8)
 
 # The result of a scan: where to scan next, and the only thing below that which may be wanted: the key of a
@@ -46,7 +47,11 @@ Scan = tuple[int, int | Batch | None]
 
 
 class Hole(Exception):
-    """What follows a position is not there. It is read again later: no reader steps over it."""
+    """What follows a position is not there. It is read again later: no reader steps over it.
+
+    Only a log in PostgreSQL has holes: its statements are snapshots of their own, and a replica may be
+    behind. `position` is where the reader stands.
+    """
 
     def __init__(self, position: int) -> None:
         self.position = position
@@ -54,8 +59,13 @@ class Hole(Exception):
 
 
 class Row(NamedTuple):
-    """One row of the tail: a batch as it was committed."""
+    """One row of the tail: a batch as it was committed.
 
+    A row of SQLite has at least one event. One of PostgreSQL may have none: it has cursors or states
+    only, or is damaged.
+    """
+
+    # The key of the row: the position of its last event when it was written. It stays after erasing.
     last_us: int
     first_us: int
     events: int
@@ -65,7 +75,10 @@ class Row(NamedTuple):
 
 
 class Index(NamedTuple):
-    """What a scan reads of a segment. `follows_us` is the end of the segment before it, or -1."""
+    """What a scan reads of a segment. `follows_us` is the end of the segment before it, or -1.
+
+    The two columns are compressed, as `segment` writes them. `did_bits` is None if no DIDs are wanted.
+    """
 
     last_us: int
     first_us: int
@@ -75,7 +88,11 @@ class Index(NamedTuple):
 
 
 class StoredReader(ABC):
-    """Reads through one connection, which no other thread uses at the same time."""
+    """Reads through one connection, which no other thread uses at the same time.
+
+    Its methods wait for the disk or the network. So the event loop calls them in a thread, except for
+    rows of a file that were written a moment ago.
+    """
 
     def __init__(self, limits: LogLimits, *, strict: bool = False) -> None:
         # How much one call reads.
@@ -93,7 +110,10 @@ class StoredReader(ABC):
 
     @abstractmethod
     def dids(self, last_us: int) -> bytes:
-        """Return the DIDs of a segment, compressed."""
+        """Return the DIDs of a segment, compressed.
+
+        A scan has found the segment before: it is there in the same snapshot, or the engine raises Hole.
+        """
 
     @abstractmethod
     def accounts(self, last_us: int) -> bytes:
@@ -105,11 +125,17 @@ class StoredReader(ABC):
 
     @abstractmethod
     def tail_rows(self, position: int, stop: int) -> Iterator[Row]:
-        """Yield the rows of the tail with events in `[position, stop)`, in order."""
+        """Yield the rows of the tail with events in `[position, stop)`, in order.
+
+        Damaged rows are noted. An engine may leave them out, or yield them without events.
+        """
 
     @abstractmethod
     def keys_of(self, last_us: int) -> Sequence[bytes] | None:
-        """Return `dids`, `collections`, `rkeys`, `revs` and `accounts` of a segment, compressed."""
+        """Return `dids`, `collections`, `rkeys`, `revs` and `accounts` of a segment, compressed.
+
+        None if there is no such segment. For `lookup`, which needs no bodies.
+        """
 
     @abstractmethod
     def newest(self, below: int) -> Sequence[tuple[int, bytes]]:
@@ -147,7 +173,12 @@ class StoredReader(ABC):
             return self._scan_segments(found, wanted) or self._scan_tail(found.position, stop, wanted)
 
     def _scan_segments(self, found: Collected, wanted: Filter) -> Scan | None:
-        """Scan segments; return None if the scan goes on with the tail."""
+        """Scan segments; return None if the scan goes on with the tail.
+
+        `found` collects the events without a collection on the way, and moves on with each segment. Where
+        a segment is to be loaded and `found` has events already, these are returned first: the next scan
+        finds the segment.
+        """
         for index in self.indexes(found.position, with_dids=wanted.names_dids):
             if index.follows_us >= found.position:
                 raise Hole(found.position)
@@ -172,6 +203,8 @@ class StoredReader(ABC):
         """Do so, and tell how much memory they take. Counting the bytes of all values takes 0.3 ms.
 
         Returns None for a damaged segment, too.
+
+        Damage is noted in `damage`, or raised by a strict reader.
         """
         try:
             row = self.columns(last_us)
@@ -187,7 +220,11 @@ class StoredReader(ABC):
         self.damage.append(Damage(first_us, last_us, str(error)))
 
     def tail_run(self, position: int, stop: int, events: int, body_bytes: int) -> tuple[list[Row], bool]:
-        """Read rows of the tail in a range until they have so many events or bytes; tell if they have."""
+        """Read rows of the tail in a range until they have so many events or bytes; tell if they have.
+
+        `events` and `body_bytes` are what is wanted at least, so the last row may exceed them. False: the
+        tail has no more in this range, and what it has is less.
+        """
         rows: list[Row] = []
         for row in self.tail_rows(position, stop):
             rows.append(row)
@@ -224,7 +261,12 @@ class StoredReader(ABC):
         return may_hold_did(index.did_bits, wanted) and holds_did(self.dids(index.last_us), wanted)
 
     def _scan_tail(self, position: int, stop: int, wanted: Filter) -> Scan:
-        """Find the first batch of the tail that has wanted events."""
+        """Find the first batch of the tail that has wanted events.
+
+        Rows are read in batches of `LogLimits.batch_events` events or `batch_bytes` of bodies, and made
+        one batch each, until one has wanted events. Raises Hole where a row does not follow the one
+        before it.
+        """
         limits = self.limits
         while rows := self.tail_run(position, stop, limits.batch_events, limits.batch_bytes)[0]:
             batch, after = joined(row.columns for row in rows if row.events), position
@@ -238,12 +280,18 @@ class StoredReader(ABC):
         return self._end_of_tail(position, stop)
 
     def _end_of_tail(self, _position: int, stop: int) -> Scan:
-        """Return where to go on when the tail has no more rows in a range."""
+        """Return where to go on when the tail has no more rows in a range.
+
+        PostgreSQL raises Hole instead: there, rows may have been moved since the scan began.
+        """
         return stop, None
 
 
 class Collected:
-    """The events without a collection of the segments of one scan."""
+    """The events without a collection of the segments of one scan.
+
+    It is bounded like a batch in memory, so that no reader gets more at once.
+    """
 
     def __init__(self, position: int, stop: int, limits: LogLimits) -> None:
         # Where the scan began, up to where it has come, and where it ends at the latest.
@@ -255,7 +303,11 @@ class Collected:
         self._runs: list[Columns] = []
 
     def is_full_with(self, last_us: int, run: Columns) -> bool:
-        """Add what a segment has, and tell whether that is enough for a batch."""
+        """Add what a segment has, and tell whether that is enough for a batch.
+
+        Events outside the range of the scan count only if others of the segment are inside: then the
+        whole run is kept.
+        """
         self._seen += 1
         if run.times and any(self._start <= time < self.stop for time in read_times(run.times)):
             self._runs.append(run)
@@ -264,7 +316,10 @@ class Collected:
         return self._events >= self._limits.batch_events or self._size >= self._limits.batch_bytes
 
     def end(self) -> Scan | None:
-        """Return the result of a scan that ends here; None if it goes on with the tail."""
+        """Return the result of a scan that ends here; None if it goes on with the tail.
+
+        A scan that has seen `scan_segments` segments without anything ends with no batch.
+        """
         if self._runs:
             return self.position, joined(self._runs)
         return (self.position, None) if self._seen == self._limits.scan_segments else None

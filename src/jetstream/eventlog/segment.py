@@ -68,11 +68,16 @@ _lists: Final = WeakKeyDictionary[DidSet, int]()
 
 
 class Segment(NamedTuple):
-    """A segment as it is stored: its range, its index and its columns, all compressed."""
+    """A segment as it is stored: its range, its index and its columns, all compressed.
+
+    The fields are the columns of the table `segment` of SQLite, in its order.
+    """
 
     last_us: int  # at or above the last event's time: events at the end may have been erased
+    # The position of the first event when it was sealed or rewritten, and the number of events.
     first_us: int
     events: int
+    # The index, and then the columns. Each is one zstd frame: see the head of this module.
     collection_set: bytes
     did_bits: bytes
     accounts: bytes
@@ -92,7 +97,10 @@ class Segment(NamedTuple):
 
 
 def seal(columns: Columns, last_us: int) -> Segment:
-    """Compress the log's next events, up to position `last_us`, into a segment."""
+    """Compress the log's next events, up to position `last_us`, into a segment.
+
+    There is at least one event. `last_us` is the end of the last row: it may be above the last event.
+    """
     times = read_times(columns.times)
     parts = (*_index(columns), _differences(times), *columns[1:])
     highest = _SURGE_LEVEL if times[-1] - times[0] < SURGE_US else zstandard.MAX_COMPRESSION_LEVEL
@@ -101,7 +109,10 @@ def seal(columns: Columns, last_us: int) -> Segment:
 
 
 def verify(segment: Segment) -> None:
-    """Raise Damaged unless the range and the index of a segment are those of its events."""
+    """Raise Damaged unless the range and the index of a segment are those of its events.
+
+    Decompresses every column and makes the index again, so it is for checks and not for readers.
+    """
     batch = unseal(segment.events, segment.times, [getattr(segment, name) for name in NAMES])
     if not segment.first_us <= batch.first <= batch.last <= segment.last_us:
         raise Damaged(f"events from {batch.first} to {batch.last} are outside its range")
@@ -111,7 +122,10 @@ def verify(segment: Segment) -> None:
 
 
 def unseal(events: int, times: bytes, texts: Iterable[bytes]) -> Batch:
-    """Decompress the columns of a segment with this number of events. Raises Damaged."""
+    """Decompress the columns of a segment with this number of events. Raises Damaged.
+
+    `texts` are the columns after `times`, in the order of `columns.NAMES`.
+    """
     columns = [decompress(text).split(b"\n") for text in texts]
     batch = Batch(unpack_times(times), *columns)
     if {len(batch), *map(len, columns)} != {events}:
@@ -134,7 +148,11 @@ def unpack_times(packed: bytes) -> list[int]:
 
 
 def with_times(segment: Segment, times: list[int]) -> Segment:
-    """Return the segment with other times for its events. Raises Damaged."""
+    """Return the segment with other times for its events. Raises Damaged.
+
+    For `rebase`: there is one new time for each event, rising strictly. The copies of events without a
+    collection get the new times of their originals; nothing else is compressed again.
+    """
     accounts = decompress(segment.accounts)
     if accounts:
         new = dict(zip(unpack_times(segment.times), times, strict=True))
@@ -156,7 +174,11 @@ def unpack_accounts(packed: bytes) -> Columns | None:
 
 
 def holds_collection(collection_set: bytes, wanted: Filter) -> bool:
-    """Tell whether a segment has commits of kinds and to collections that may be wanted. Raises Damaged."""
+    """Tell whether a segment has commits of kinds and to collections that may be wanted. Raises Damaged.
+
+    `collection_set` is the compressed column. Events without a collection do not count here. False is
+    certain; True may be wrong about the kind or the repo.
+    """
     if wanted.kinds and wanted.kinds.isdisjoint(COMMITS):
         return False
     if wanted.every_collection:
@@ -175,6 +197,8 @@ def may_hold_did(did_bits: bytes, wanted: Filter) -> bool:
     """Tell whether a segment may have events of the DIDs that `wanted` names. False is certain.
 
     Raises Damaged.
+
+    `did_bits` is the compressed column. One DID in a hundred that a segment does not have passes.
     """
     return bool(int.from_bytes(decompress(did_bits), "little") & _all_bits(wanted))
 
@@ -183,6 +207,8 @@ def holds_did(dids: bytes, wanted: Filter) -> bool:
     """Tell from its DID column whether a segment has events of the DIDs that `wanted` names.
 
     Raises Damaged.
+
+    Exact, for DIDs that are named and for a list. It decompresses one column, some 30 bytes an event.
     """
     column = decompress(dids).split(b"\n")
     return not (wanted.dids.isdisjoint(column) and wanted.listed.isdisjoint(column))
@@ -194,7 +220,11 @@ def compress(data: bytes, level: int = _LEVEL) -> bytes:
 
 
 def decompress(data: bytes, bytes_max: int = COLUMN_BYTES_MAX) -> bytes:
-    """Decompress one column. Raises Damaged if it is not a whole zstd frame, or a longer one."""
+    """Decompress one column. Raises Damaged if it is not a whole zstd frame, or a longer one.
+
+    `bytes_max` is compared with the size that the frame claims, before any memory is taken. `data` may be
+    any value of a damaged row.
+    """
     try:
         if zstandard.frame_content_size(data) > bytes_max:
             raise Damaged(f"a column of more than {bytes_max} bytes")
@@ -212,7 +242,10 @@ def _index(columns: Columns) -> tuple[bytes, bytes, bytes]:
 
 
 def _accounts(columns: Columns, dids: list[bytes], collections: list[bytes]) -> bytes:
-    """Pack copies of the events without a collection, which have no rkey, rev or CID either."""
+    """Pack copies of the events without a collection, which have no rkey, rev or CID either.
+
+    Their number is in front: see the head of this module. Empty bytes: there are none.
+    """
     indices = [i for i, collection in enumerate(collections) if not collection]
     if not indices:
         return b""

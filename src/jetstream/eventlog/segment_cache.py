@@ -22,6 +22,7 @@ class Loaded(NamedTuple):
     memory: int
 
 
+# Reads the segment with a key; returns None if it was deleted, or is damaged.
 Load = Callable[[int], Awaitable[Loaded | None]]
 
 
@@ -43,7 +44,11 @@ class SegmentCache:
         self._keys: list[int] = []
 
     async def get(self, last_us: int) -> Batch | None:
-        """Return the events of the segment with this key; None if it is no longer stored."""
+        """Return the events of the segment with this key; None if it is no longer stored.
+
+        Raises what `load` raises, to all that wait; the next call tries again. A caller that is cancelled
+        leaves the load to the others.
+        """
         future = self._segments.pop(last_us, None)
         if future is None:
             future = asyncio.ensure_future(self._load(last_us))
@@ -56,6 +61,8 @@ class SegmentCache:
         """Return the loaded segment in whose events a position lies.
 
         So a reader in the middle of a segment does not search the file for it again.
+
+        None also while that segment is being loaded: `get` waits for it.
         """
         at = bisect_left(self._keys, position)
         if at == len(self._keys):
@@ -70,7 +77,10 @@ class SegmentCache:
             self._keys.remove(last_us)
 
     def clear(self) -> None:
-        """Drop all segments, also those that are being loaded."""
+        """Drop all segments, also those that are being loaded.
+
+        Readers that wait for such a load still get its result; it is not kept.
+        """
         self._segments.clear()
         self._loaded.clear()
         self._keys.clear()
@@ -90,4 +100,5 @@ class SegmentCache:
             self.drop(next(key for key in self._segments if key in self._loaded))
 
     def _memory(self) -> int:
+        """Return the memory of all loaded segments in bytes; there are few, so it is summed each time."""
         return sum(loaded.memory for loaded in self._loaded.values())

@@ -7,7 +7,7 @@ specification, "Blessed DID methods": only host names, without a path; a port on
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -27,6 +27,10 @@ _HOST: Final = re.compile(
 _RESERVED: Final = frozenset(
     {"alt", "arpa", "example", "home", "internal", "invalid", "lan", "local", "localhost", "onion", "test"}
 )
+# The internet's IPv6 addresses are in the first. Those of NAT64, which stand for IPv4 addresses, are not. The
+# second has addresses for examples (RFC 9637).
+_UNICAST: Final = IPv6Network("2000::/3")
+_EXAMPLES: Final = IPv6Network("3fff::/20")
 
 _PORTS: Final = {"https": 443, "wss": 443, "http": 80, "ws": 80}
 
@@ -78,6 +82,8 @@ def is_public(address: str) -> bool:
         ip = ip_address(address)
     except ValueError:
         return False
-    if isinstance(ip, IPv6Address) and (ip.is_site_local or ip.sixtofour or ip.teredo or ip.ipv4_mapped):
+    if isinstance(ip, IPv6Address) and (
+        ip not in _UNICAST or ip in _EXAMPLES or ip.sixtofour is not None or ip.teredo is not None
+    ):
         return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved

@@ -21,6 +21,7 @@ KEY_FAILURES: Final = {
     "unreachable": "no connection, or it was lost",
     "tls": "the certificate of the host is not valid",
     "overload": "too many requests wait already",
+    "internal": "an error of the server itself: the log has its traceback, at most once a minute",
 }
 # What is so until the account changes it. Everything else may be over in a moment.
 LASTING: Final = frozenset({"not_found", "no_key", "bad_key", "method"})

@@ -33,7 +33,7 @@ from jetstream.urls import shown
 logger = structlog.get_logger(__name__)
 
 
-class Follower:
+class ExportFollower:
     """Reads the export of one directory into a cache.
 
     `url` is its base URL. `note` is called after each page, with the progress. `now` gives unix seconds.
@@ -77,6 +77,9 @@ class Follower:
             except (ExportError, KeyCacheError) as error:
                 problem = str(error)
                 self._logger.warning("the export is not followed: keys are fetched", problem=problem)
+            except Exception as error:
+                problem = f"{self._name}/export cannot be read, by an error of the server itself: {error!r}"
+                self._logger.exception("the export is not followed: an error of the server itself")
             ended(problem)
             await self._sleep(self._limits.poll_s)
 

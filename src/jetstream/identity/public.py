@@ -135,10 +135,13 @@ def parse_response(raw: bytes, bytes_max: int) -> bytes:
     try:
         response.begin()
         check_status(response.status, response.headers.get("Retry-After"))
-        body = response.read()
+        # The library reads as many bytes as it is told to, whatever the number.
+        if not response.chunked and (response.length or 0) > bytes_max:
+            raise NoKey("too_big", f"it says that it has more than {bytes_max:,} bytes")
+        body = response.read(bytes_max + 1) if response.chunked else response.read()
     except IncompleteRead as error:
         raise NoKey("unreachable", "the connection was lost") from error
-    except (HTTPException, ValueError) as error:
+    except (HTTPException, ValueError, OverflowError) as error:  # the last: a chunk of -2^64 bytes
         raise NoKey("malformed" if raw else "unreachable", in_one_line(error)) from error
     if len(body) > bytes_max:
         raise NoKey("too_big", f"it has more than {bytes_max:,} bytes")
@@ -172,10 +175,14 @@ class Names:
         """Return the addresses of a name. Raises OSError, and NoKey when too many look-ups run."""
         if self.running >= self._lookups_max:
             raise NoKey("overload", "too many names are being looked up")
-        self.running += 1
         loop = asyncio.get_running_loop()
         found: asyncio.Future[list[AddressInfo]] = loop.create_future()
-        Thread(target=self._run, args=(loop, found, host), name="did-web-lookup", daemon=True).start()
+        thread = Thread(target=self._run, args=(loop, found, host), name="did-web-lookup", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no room for another thread
+            raise NoKey("overload", in_one_line(error)) from error
+        self.running += 1  # before the thread can lower it, which needs the event loop
         return await found
 
     def _run(

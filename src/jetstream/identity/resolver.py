@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import structlog
+
 from jetstream.atproto.compact_did import is_plc
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.identity.addresses import is_resolvable
@@ -35,7 +37,10 @@ from jetstream.identity.held import Held
 from jetstream.identity.requests import Requests
 from jetstream.identity.shared_requests import Fetch, SharedRequests
 from jetstream.limits import KeyLimits
+from jetstream.logging_setup import Throttled
 from jetstream.metrics import KeyMetrics
+
+logger = structlog.get_logger(__name__)
 
 
 class _Failure(NamedTuple):
@@ -80,6 +85,7 @@ class Resolver:
         self._limits = limits
         self._clock = clock
         self._now = now
+        self._logger = Throttled(logger)
         # Requests that run or wait: "key" and "history" of a DID.
         self._shared = SharedRequests(self._run, metrics, limits.waiting_max)
         self._refreshing = 0  # of these, those in the background
@@ -262,7 +268,11 @@ class Resolver:
         self._refreshing -= 1
 
     async def _run(self, did: str, fetch: Fetch, source: str) -> str:
-        """Make a request. Return why it failed, or nothing."""
+        """Make a request. Return why it failed, or nothing.
+
+        Any account can choose what its host answers. So an error of the server itself is of this request
+        only, whatever it is.
+        """
         began = self._clock()
         self._refreshed.put(did, began)
         try:
@@ -274,6 +284,9 @@ class Resolver:
             reason = self._failed(did, NoKey("timeout"))
         except NoKey as error:
             reason = self._failed(did, error)
+        except Exception:
+            self._logger.exception("keys: an error of the server itself, no key is had", did=did)
+            reason = self._failed(did, NoKey("internal"))
         self._metrics.requests[reason or "ok"].inc()
         self._metrics.seconds.observe(self._clock() - began)
         return reason

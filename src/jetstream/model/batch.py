@@ -56,7 +56,11 @@ class Batch:
         return self.times[-1]
 
     def text_bytes(self) -> int:
-        """Return the bytes of the values that may be long: DIDs (2,048), rkeys (512) and bodies (990,000)."""
+        """Return the bytes of the values that may be long: DIDs (2,048), rkeys (512) and bodies (990,000).
+
+        The others are within `EVENT_BYTES`, or at most 400 bytes more: a collection has up to 317 and is
+        mostly shared, a CID up to 200, a rev 13. Every source of events bounds them so.
+        """
         return sum(map(len, self.bodies)) + sum(map(len, self.dids)) + sum(map(len, self.rkeys))
 
     def parts(self, text_bytes_max: int) -> Iterator[Batch]:

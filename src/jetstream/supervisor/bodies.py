@@ -1,7 +1,12 @@
 """What `/health`, `/ready`, `/status.json` and `/subscribers.json` say of several processes. Pure.
 
-The ingest knows the log and upstream, the edges know subscribers. So a body is that of the ingest, in which
-the figures of subscribers are sums over the edges.
+The ingest knows the log and upstream, the edges know subscribers. So a body is that of the ingest, in
+which the figures of subscribers are sums over the edges. Where nothing can be added, the worst one is
+shown: the highest delay, and each reason that any process has.
+
+`view` gives the bodies that processes gave last, in the form that a server of one process answers with.
+So clients and dashboards read the same fields, whatever `--edges` is. What a single process cannot say,
+`processes` and the history of all, `view` adds itself.
 """
 
 from __future__ import annotations
@@ -12,8 +17,10 @@ from typing import Any, Final
 from jetstream.status import Check
 from jetstream.supervisor.families import Family, by_label
 
+# A body that was read from JSON, or a part of one.
 Body = Mapping[str, Any]
 
+# The two checks that only the supervisor can make: a process that is not there says nothing.
 _DOWN: Final = Check(
     "ingest_down",
     "the process that reads upstream has ended, and is being replaced",
@@ -24,7 +31,9 @@ _NO_EDGE: Final = Check(
     "no process that serves subscribers is ready",
     "wait some seconds; the log says why they have ended",
 )
+# Reasons in one answer. Each process may have some of its own, and there may be many edges.
 _REASONS_MAX: Final = 50
+# The names of what `figures_of` returns, in the order of `processes` in `/status.json`.
 _OF_PROCESS: Final = ("cpu", "rss_bytes", "subscribers", "events_per_s", "messages_per_s", "lag_s")
 
 
@@ -33,7 +42,8 @@ def not_ready(
 ) -> list[dict[str, str]]:
     """Return why no client should be sent to the server; empty if one can be.
 
-    Each process gives its own reasons; None: the ingest is not there. One edge that is ready is enough.
+    Each process gives its own reasons, as `Check` has them; None: the ingest is not there. One edge that is
+    ready is enough. If none is, the reasons of the first one are shown: edges mostly have the same.
     """
     if stopping:
         stop = Check("stopping", "the server is stopping", "connect to another server, or try again later")
@@ -48,7 +58,12 @@ def not_ready(
 
 
 def health(ingest: Body, edges: Sequence[Body], more_reasons: Sequence[str]) -> dict[str, Any]:
-    """Return the body of `/health`. `more_reasons` are those of the supervisor."""
+    """Return the body of `/health`. `more_reasons` are those of the supervisor.
+
+    The word is that of the ingest, which alone writes the log. But it is not `ok` while any process has
+    a reason. A reason that several processes give is shown once, and the reasons of the supervisor come
+    first.
+    """
     reasons = list(more_reasons)
     for body in (ingest, *edges):
         reasons += [each for each in body["reasons"] if each not in reasons]
@@ -69,7 +84,12 @@ def status(
     families: Mapping[str, Family],
     supervisor: Body,
 ) -> dict[str, Any]:
-    """Return the body of `/status.json`. `supervisor` has the fields that it knows itself."""
+    """Return the body of `/status.json`. `supervisor` has the fields that it knows itself.
+
+    `families` are those of `/metrics` of all processes together. Totals are taken from them, because
+    they keep what processes had that have ended. Rates are sums of what runs now. What is not named
+    here is the ingest's.
+    """
     every = (ingest, *edges)
     return {
         **ingest,
@@ -94,6 +114,11 @@ def status(
 
 
 def _subscribers(ingest: Body, edges: Sequence[Body]) -> dict[str, Any]:
+    """Return the part `subscribers`: sums over the edges, and the limit of all of them.
+
+    Without an edge, the names of wires and compressions are left out, and the limit is the one that the
+    ingest was given.
+    """
     counts = {name: _sum(edges, "subscribers", name) or 0 for name in ("total", "catching_up", "lagging")}
     groups = {name: _added(edges, "subscribers", name) for name in ("by_wire", "by_compression")}
     most = max((each["subscribers"]["max"] for each in edges), default=ingest["subscribers"]["max"])
@@ -119,6 +144,7 @@ def figures_of(status: Body | None) -> dict[str, Any]:
 
 
 def _total(families: Mapping[str, Family], name: str, label: str) -> int:
+    """Return a whole number: the sum over all values of a label. 0: there is no such family."""
     return int(sum(by_label(families, name, label).values()))
 
 
@@ -130,6 +156,7 @@ def _sum(bodies: Iterable[Body], part: str, name: str) -> Any:
 
 
 def _added(bodies: Iterable[Body], part: str, name: str) -> dict[str, int]:
+    """Return the counts of a part by name, added up; a name that only one process has is kept."""
     found: dict[str, int] = {}
     for body in bodies:
         for key, value in body[part][name].items():
@@ -138,7 +165,10 @@ def _added(bodies: Iterable[Body], part: str, name: str) -> dict[str, int]:
 
 
 def _highest(bodies: Iterable[Body], part: str) -> dict[str, float | None]:
-    """Return the highest of each quantile: that of the process that is worst off."""
+    """Return the highest of each quantile: that of the process that is worst off.
+
+    Quantiles of several processes cannot be added. None: no process has observed anything.
+    """
     found: dict[str, float | None] = {}
     for body in bodies:
         for name, value in body[part].items():
@@ -147,6 +177,7 @@ def _highest(bodies: Iterable[Body], part: str) -> dict[str, float | None]:
 
 
 def _distinct(items: Iterable[Any]) -> list[Any]:
+    """Return the items without those that are equal to an earlier one, at most `_REASONS_MAX` of them."""
     found: list[Any] = []
     for each in items:
         if each not in found:
@@ -155,7 +186,15 @@ def _distinct(items: Iterable[Any]) -> list[Any]:
 
 
 def listed(pages: Iterable[Body], most: int) -> dict[str, Any]:
-    """Return a page of the subscribers of all edges, by ID, of one page of each edge."""
+    """Return a page of the subscribers of all edges, by ID, of one page of each edge.
+
+    `most` is the limit that the client gave, which each edge was given, too. Every ID of the page of an
+    edge is above the position that was asked for. So the lowest `most` of all pages are a page of the
+    whole, and `next` is the ID after which the next one begins; None: there are no more.
+
+    Each process has a range of IDs of its own (`setup.IDS_PER_PROCESS`). The order is by process, then
+    by age.
+    """
     pages = list(pages)
     rows = sorted((row for page in pages for row in page["subscribers"]), key=lambda row: row["id"])
     shown = rows[:most]
@@ -168,6 +207,9 @@ def listed(pages: Iterable[Body], most: int) -> dict[str, Any]:
 
 
 def kicked(answers: Sequence[Body]) -> dict[str, Any]:
-    """Return what all edges have disconnected, and the IDs that none of them knows."""
+    """Return what all edges have disconnected, and the IDs that none of them knows.
+
+    An ID is of one edge alone, so the others do not know it. Raises TypeError without an answer.
+    """
     unknown = set.intersection(*(set(each["unknown_ids"]) for each in answers))
     return {"kicked": sum(each["kicked"] for each in answers), "unknown_ids": sorted(unknown)}

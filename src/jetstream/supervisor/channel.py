@@ -26,14 +26,22 @@ import structlog
 from jetstream.limits import SupervisorLimits
 from jetstream.logging_setup import Throttled
 
+# Two unsigned integers, little endian: both ends run on one machine, and the order is fixed all the
+# same.
 LENGTHS: Final = Struct("<II")
+# The kinds of the two answers to a question. A message that is told or asked never has them.
 _ANSWER: Final = "answer"
 _NO_ANSWER: Final = "no answer"
+# Why a question is refused while more than half of `unsent_bytes_max` waits to be sent.
 _FULL: Final = "too much waits to be sent"
 
 
 class ChannelMessage(NamedTuple):
-    """A message: what kind it is, its fields, and bytes that belong to it."""
+    """A message: what kind it is, its fields, and bytes that belong to it.
+
+    `fields` is any JSON object; integers in it fit into 64 bits, which is what orjson can write. The
+    body is not looked at. An empty kind is given to answers, whose kind the channel sets itself.
+    """
 
     kind: str
     fields: Mapping[str, Any] = {}
@@ -41,41 +49,69 @@ class ChannelMessage(NamedTuple):
     number: int = 0  # of a question, and of its answer; 0: none is awaited
 
     def encode(self) -> bytes:
-        """Return the bytes of the message."""
+        """Return the bytes of the message.
+
+        Raises TypeError for fields that JSON does not have.
+        """
         head = orjson.dumps([self.kind, self.number, self.fields])
         return b"".join((LENGTHS.pack(len(head), len(self.body)), head, self.body))
 
 
 class ChannelError(Exception):
-    """A question has no answer: the channel has ended, it has too many questions, or the time is over."""
+    """A question has no answer: the channel has ended, it has too many questions, or the time is over.
+
+    Its text is for people, and is shown to clients in a response of status 503.
+    """
 
 
 class Peer(Protocol):
-    """What one end of a channel does with what comes."""
+    """What one end of a channel does with what comes.
+
+    The supervisor has one for each child (`process`), and a child has one (`siblings`). All methods are
+    called in the event loop's thread; `told` must not block.
+    """
 
     def told(self, message: ChannelMessage) -> None:
-        """Take a message that is not answered."""
+        """Take a message that is not answered.
+
+        Raises nothing: an error here would end the channel.
+        """
 
     def asked(self, message: ChannelMessage) -> Awaitable[ChannelMessage]:
-        """Return the answer to a question. Its kind and number do not matter."""
+        """Return the answer to a question. Its kind and number do not matter.
+
+        Whatever it raises is logged by the channel, and the other end is told that there is no answer.
+        """
 
     def lost(self) -> None:
-        """Note that the channel has ended."""
+        """Record that the channel has ended.
+
+        It is called once, whichever end closed it.
+        """
 
 
 class Channel(asyncio.Protocol):
-    """One end of a channel. The event loop calls its methods `connection_…` and `data_received`."""
+    """One end of a channel. The event loop calls its methods `connection_…` and `data_received`.
+
+    A channel lives as long as the child does. It is made for a socket pair that both ends have already,
+    so there is no handshake. Messages arrive in the order in which they were sent, and answers in any
+    order.
+    """
 
     def __init__(self, peer: Peer, limits: SupervisorLimits = SupervisorLimits()) -> None:
+        # What is done with messages that come. Called from `data_received`.
         self._peer = peer
+        # `message_bytes_max`, `unsent_bytes_max` and `questions_max`.
         self._limits = limits
+        # Throttled: clients cause questions, and so errors in answering them.
         self._logger = Throttled(structlog.get_logger(__name__))
         # The beginning of a message that is not complete.
         self._incoming = bytearray()
         # The answers that are awaited, by the number of their question.
         self._awaited: dict[int, asyncio.Future[ChannelMessage]] = {}
+        # The number of the next question. 0 is for what is not answered.
         self._numbers = count(1)
-        # Questions of the other end that are being answered.
+        # Questions of the other end that are being answered, at most `questions_max`.
         self._answering: set[asyncio.Task[None]] = set()
         # From `connection_made` to the end.
         self._transport: asyncio.Transport | None = None
@@ -83,11 +119,15 @@ class Channel(asyncio.Protocol):
         self.ended = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to send."""
+        """Begin to send; what is told before this is lost."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take the messages that are complete. One that is too long ends the channel."""
+        """Take the messages that are complete. One that is too long ends the channel.
+
+        The rest waits in `_incoming` for more. `told` of the peer has returned before the next message
+        is looked at.
+        """
         incoming, start = self._incoming, 0
         incoming += data
         while (found := _message(incoming, start, self._limits.message_bytes_max)) is not None:
@@ -98,7 +138,10 @@ class Channel(asyncio.Protocol):
             self.abort()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """End what is awaited."""
+        """End what is awaited.
+
+        A task that awaits an answer gets a ChannelError, and answers that are being made are cancelled.
+        """
         self._transport = None
         for future in self._awaited.values():
             if not future.done():
@@ -109,13 +152,21 @@ class Channel(asyncio.Protocol):
         self._peer.lost()
 
     def tell(self, kind: str, fields: Mapping[str, Any] | None = None, body: bytes = b"") -> None:
-        """Send a message that is not answered. Nothing happens once the channel has ended."""
+        """Send a message that is not answered. Nothing happens once the channel has ended.
+
+        What is told is not refused while much waits to be sent: figures, limits and heartbeats must
+        arrive. So it is counted against `unsent_bytes_max`, twice the bound of questions.
+        """
         self._send(ChannelMessage(kind, fields or {}, body))
 
     async def ask(
         self, kind: str, fields: Mapping[str, Any] | None = None, body: bytes = b"", *, within_s: float
     ) -> ChannelMessage:
-        """Send a question, and return its answer. Raises ChannelError."""
+        """Send a question, and return its answer, which must come within `within_s` seconds.
+
+        Raises ChannelError: the channel has ended or is full, too many questions wait, the time is over, or
+        the other end could not answer. An answer that comes too late is dropped.
+        """
         if self._transport is None:
             raise ChannelError("the process has ended")
         if len(self._awaited) >= self._limits.questions_max:
@@ -162,6 +213,11 @@ class Channel(asyncio.Protocol):
             transport.write(message.encode())
 
     def _take(self, message: ChannelMessage) -> None:
+        """Do what a message is for: it is an answer, is told, or is a question.
+
+        A question is answered in a task of its own: its answer may take seconds, and others must not
+        wait for it.
+        """
         if message.kind in (_ANSWER, _NO_ANSWER):
             future = self._awaited.get(message.number)  # None: it was awaited for too long
             if future is None or future.done():
@@ -194,12 +250,16 @@ class Channel(asyncio.Protocol):
                 self._send(answer._replace(kind=_ANSWER, number=question.number))
 
     def _refuse(self, question: ChannelMessage, problem: str) -> None:
-        """Say why a question has no answer."""
+        """Say why a question has no answer: the other end raises ChannelError with this text."""
         self._send(ChannelMessage(_NO_ANSWER, {"problem": problem}, number=question.number))
 
 
 def _message(data: bytearray, start: int, bytes_max: int) -> tuple[ChannelMessage, int] | None:
-    """Return the message at `start`, and where the next one begins; None if it is not complete."""
+    """Return the message at `start`, and where the next one begins; None if it is not complete.
+
+    None also if it is longer than `bytes_max`: then it never becomes complete, and `_is_too_long` tells
+    it. Raises ValueError (orjson.JSONDecodeError) for a head that is no JSON.
+    """
     first = start + LENGTHS.size
     if first > len(data):
         return None

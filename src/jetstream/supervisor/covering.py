@@ -7,6 +7,10 @@ What needs all processes, an edge asks the supervisor, which may in turn ask eve
     /filters                                                        every edge reads the list
 
 Many clients may ask for the same figures at once. They get the answer to one question.
+
+While one of these pages is asked for, the edge itself answers `snapshot` or `list` like any other
+process: a question goes to the supervisor and comes back. All other routes are answered by the edge
+alone.
 """
 
 from __future__ import annotations
@@ -29,7 +33,10 @@ from jetstream.web.pages import Page, accepted
 from jetstream.web.server import Routes, Upload
 from jetstream.web.subscribers import page_of
 
-_INTEGER_MAX: Final = (1 << 63) - 1  # of a message
+# The largest integer that JSON of the channel may have. Higher IDs are asked for as this one: none has
+# it.
+_INTEGER_MAX: Final = (1 << 63) - 1
+# Pages whose body the supervisor makes, each with the question for it.
 _FIGURES: Final = {"/metrics": METRICS, "/health": HEALTH, "/ready": READY, "/status.json": STATUS}
 
 
@@ -39,27 +46,44 @@ class Ask(Protocol):
     def __call__(
         self, kind: str, fields: Mapping[str, Any], body: bytes = b""
     ) -> Coroutine[Any, Any, Response]:
-        """Return the response that its answer is."""
+        """Return the response that its answer is.
+
+        It does not raise: where there is no answer, the response is one of status 503. `fields` and
+        `body` are those of the question.
+        """
 
 
 class Covering:
-    """Makes the routes of one process those of all. `upload` has every edge read a list of DIDs."""
+    """Makes the routes of one process those of all. `upload` has every edge read a list of DIDs.
+
+    `routes` is called once, when the edge begins to serve. Its handlers run in the event loop's thread.
+    """
 
     def __init__(self, ask: Ask, upload: Callable[[bytes], Coroutine[Any, Any, Response]]) -> None:
+        # Asks the supervisor; the second one takes a token before, and waits longer.
         self._ask = ask
         self._ask_upload = upload
         # Questions for figures that are not answered yet, by kind and format.
         self._asking: dict[tuple[str, str], asyncio.Task[Response]] = {}
-        # The upstreams, as the ingest said last.
+        # The upstreams and PDSes, as the ingest said last; changed when somebody reads the page at `/`. An
+        # edge knows neither by itself, and shows none before that.
         self._upstreams: tuple[UpstreamStatus, ...] = ()
         self._pds: PdsStatus | None = None
 
     def with_upstreams(self, status: Callable[[], Status]) -> Callable[[], Status]:
-        """Return a status with the upstreams of the ingest, as it said last."""
+        """Return a status with the upstreams of the ingest, as it said last.
+
+        The page at `/` is made of a `Status`, and names the upstreams. The `taken_seq` of each is None:
+        `/health` does not say it.
+        """
         return lambda: replace(status(), upstreams=self._upstreams, pds=self._pds)
 
     def routes(self, routes: Routes) -> Routes:
-        """Return routes that answer for all processes."""
+        """Return routes that answer for all processes.
+
+        A page that the server does not have is not added. Pages that need an answer of the supervisor
+        become `upgrades`, whose handlers may return a coroutine. The limits of uploads stay.
+        """
         figures = {path: self._figures(kind) for path, kind in _FIGURES.items() if path in routes.pages}
         front = {"/": self._front(routes.pages["/"])} if "/" in routes.pages else {}
         upgrades = {**routes.upgrades, **figures, **front}
@@ -74,7 +98,10 @@ class Covering:
         return routes._replace(pages=pages, upgrades=upgrades, uploads=uploads)
 
     def _figures(self, kind: str) -> Handler:
-        """Return what answers a page with figures."""
+        """Return what answers a page with figures.
+
+        The format that the client accepts is part of the question: Prometheus asks for its own text.
+        """
 
         def handler(request: Request, _connection: Connection) -> Steps[Answer]:
             yield from ()
@@ -83,7 +110,10 @@ class Covering:
         return handler
 
     async def _asked(self, kind: str, accept: str = "") -> Response:
-        """Return figures: the answer to a question, or to one that is being answered."""
+        """Return figures: the answer to a question, or to one that is being answered.
+
+        The task is shielded: a client that goes away does not cancel the answer for the others.
+        """
         key = kind, accept
         task = self._asking.get(key)
         if task is None:
@@ -93,13 +123,19 @@ class Covering:
         return await asyncio.shield(task)
 
     def _front(self, page: Page) -> Handler:
-        """Return what answers the page at `/`, whose text names the upstreams."""
+        """Return what answers the page at `/`, whose text names the upstreams.
+
+        A browser gets a page that loads the figures itself, so nothing is asked for. As text, the page
+        is made when the answer is there; with an answer of 503, the upstreams of the last one are
+        shown.
+        """
 
         def handler(request: Request, _connection: Connection) -> Steps[Answer]:
             yield from ()
             return page(request) if "text/html" in request.headers.get("accept", "") else answer(request)
 
         async def answer(request: Request) -> Response:
+            """Return the page as text, once the upstreams are known that it names."""
             asked = await self._asked(HEALTH)
             if asked.content_type == "application/json":
                 self._note_upstreams(orjson.loads(asked.body))
@@ -108,6 +144,11 @@ class Covering:
         return handler
 
     def _note_upstreams(self, health: Mapping[str, Any]) -> None:
+        """Keep the upstreams of a body of `/health`, which is in JSON.
+
+        In its part `pds`, the states and their counts are beside the list of those that are not
+        connected.
+        """
         self._upstreams = tuple(
             UpstreamStatus(each["name"], each["url"], each["state"], each["seq"], None, each["lag_s"])
             for each in health.get("upstreams", ())
@@ -119,7 +160,7 @@ class Covering:
             self._pds = PdsStatus(states, gone)
 
     def _list(self, request: Request, _connection: Connection) -> Steps[Answer]:
-        """Answer `/subscribers.json`."""
+        """Answer `/subscribers.json`, with a page of the subscribers of all edges. A bad parameter is 400."""
         try:
             after, most = yield from page_of(request)
         except InvalidParameter as error:
@@ -127,11 +168,11 @@ class Covering:
         return self._ask(LIST, {"after": min(after, _INTEGER_MAX), "limit": most})
 
     def _kick(self, request: Request, _connection: Connection) -> Steps[Answer]:
-        """Answer `/subscribers/kick`."""
+        """Answer `/subscribers/kick`: every edge disconnects those of the IDs that it knows."""
         yield from ()
         return self._ask(KICK, {}, request.body)
 
     def _upload(self, request: Request, _connection: Connection) -> Steps[Answer]:
-        """Answer `/filters`."""
+        """Answer `/filters`: every edge reads the list, so that it is there whichever edge a client gets."""
         yield from ()
         return self._ask_upload(request.body)

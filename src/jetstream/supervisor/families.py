@@ -5,6 +5,11 @@ gauges of connections,
 memory and files      added up
 events stored           those of the ingest: edges count what they read
 other gauges            those of the ingest, else of the first edge
+
+A process packs its families as JSON, the supervisor keeps the last ones of each, and `view` writes them
+together when `/metrics` is asked for:
+
+    registry ─▶ `pack` ─▶ snapshot ─▶ `unpack` ─▶ `merged`, with `Kept` ─▶ `Collected` ─▶ text
 """
 
 from __future__ import annotations
@@ -20,7 +25,9 @@ from jetstream.frequent import LABELS_MAX, OTHER
 # The name of a sample, and its labels.
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
+# Types whose samples only rise. They are added up, and those of ended processes are kept.
 _RISING: Final = ("counter", "histogram")
+# Gauges of what each process has for itself, so that all of them together have the sum.
 _SUMMED: Final = frozenset(
     {
         "jetstream_subscribers",
@@ -35,17 +42,29 @@ _SUMMED: Final = frozenset(
         "process_max_fds",
     }
 )
+# Gauges of which the highest is shown: a condition that one process has, and the edge that is most behind.
 _HIGHEST: Final = frozenset(
     {"jetstream_condition", "jetstream_edge_lag_seconds", "jetstream_subscribers_max"}  # the ingest has none
 )
+# Gauges of which the lowest is shown: when the first process began, and the certificate that ends
+# first.
 _LOWEST: Final = frozenset({"process_start_time_seconds", "jetstream_certificate_expires_seconds"})
+# Families of what is stored. An edge counts in them what it reads from the log, which is the same once
+# more.
 _OF_THE_INGEST: Final = frozenset({"jetstream_events", "jetstream_events_by_collection"})
+# The one family whose label values come from events: at most `LABELS_MAX` of them, and `other`.
 _BY_COLLECTION: Final = "jetstream_events_by_collection"
+# How the names of samples end that `prometheus_client` adds to each counter: when it began, in unix
+# seconds.
 _CREATED: Final = "_created"
 
 
 class Family(NamedTuple):
-    """A family, as one process has it."""
+    """A family, as one process has it.
+
+    `name` is without the ending of a sample, `type` one of Prometheus, `text` the help. Samples are by
+    their name and labels.
+    """
 
     name: str
     type: str
@@ -54,7 +73,11 @@ class Family(NamedTuple):
 
 
 def pack(collector: Collector) -> list[list[Any]]:
-    """Return the families of a process, for JSON."""
+    """Return the families of a process, for JSON.
+
+    Values are numbers that JSON has: a NaN or an infinity, which no family here takes as a value, would
+    become null.
+    """
     return [
         [
             each.name,
@@ -77,14 +100,25 @@ def unpack(packed: Iterable[Sequence[Any]]) -> list[Family]:
 
 
 class Kept:
-    """The counters of processes that have ended."""
+    """The counters of processes that have ended.
+
+    Without this, counters would fall when a process is replaced, which Prometheus takes for a restart
+    of the server. Changed once for each process that ends, in the supervisor.
+    """
 
     def __init__(self) -> None:
         # By the name of the family.
+        # Samples are sums over all processes that have ended. Their number is fixed, and that of their
+        # labels is bounded.
         self._families: dict[str, Family] = {}
 
     def add(self, families: Iterable[Family], *, is_ingest: bool) -> None:
-        """Add what a process had that has ended."""
+        """Add what a process had that has ended.
+
+        `families` are those of its last snapshot. What it counted after that is lost, which is at most
+        what it counted in `gather_every_s` seconds if it was killed. An edge that ends does not add to
+        what is stored.
+        """
         for family in families:
             if family.type in _RISING and (is_ingest or family.name not in _OF_THE_INGEST):
                 found = self._families.setdefault(family.name, family._replace(samples={}))
@@ -99,7 +133,11 @@ class Kept:
 
 
 def merged(ingest: Sequence[Family], edges: Iterable[Sequence[Family]], kept: Kept) -> dict[str, Family]:
-    """Return the families of all processes together, by name."""
+    """Return the families of all processes together, by name.
+
+    The first process that has a gauge counts, in the order ingest, edges, supervisor. The given
+    families are not changed.
+    """
     found: dict[str, Family] = {}
     others = [[each for each in one if each.name not in _OF_THE_INGEST] for one in edges]
     for families in (ingest, *others, kept.families):
@@ -113,6 +151,11 @@ def merged(ingest: Sequence[Family], edges: Iterable[Sequence[Family]], kept: Ke
 
 
 def _merge(found: Family, family: Family) -> None:
+    """Add a family of another process to what was found, by the rule of its name and type.
+
+    What is neither added nor compared stays as the first process has it; samples with other labels are
+    taken.
+    """
     name, samples = family.name, family.samples
     if name in _SUMMED or family.type in (*_RISING, "gaugehistogram"):
         _add(found.samples, _without_created(samples))
@@ -126,6 +169,7 @@ def _merge(found: Family, family: Family) -> None:
 
 
 def _add(found: dict[Key, float], samples: Mapping[Key, float]) -> None:
+    """Add samples to what was found, each to the one with the same name and labels."""
     for key, value in samples.items():
         found[key] = found.get(key, 0) + value
 
@@ -160,7 +204,10 @@ class Collected(Collector):
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        """Return them."""
+        """Return them.
+
+        `prometheus_client` calls it once for each text that it writes.
+        """
         for family in self._families:
             metric = Metric(family.name, family.text, family.type)
             for (name, labels), value in family.samples.items():

@@ -1,4 +1,9 @@
-"""What `/metrics` says of the processes of a server, and of the connections that are passed to them."""
+"""What `/metrics` says of the processes of a server, and of the connections that are passed to them.
+
+Only the supervisor knows these. They are merged with the families of its children by `families`, and
+the names of both are described in docs/metrics.md. All values are read when `/metrics` is asked for,
+and none is counted here but `failures`.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +17,17 @@ from jetstream.supervisor.process import Process
 
 
 class OwnFigures(Collector):
-    """The families of the supervisor."""
+    """The families of the supervisor.
+
+    The label `process` has the names of places, such as `edge-2`: their number is fixed by `--edges`. A
+    figure with this label goes on when a process is replaced.
+    """
 
     def __init__(self, processes: Sequence[Process], acceptor: Acceptor) -> None:
+        # All places, the ingest first. Their processes change, these objects do not.
         self._processes = processes
         self._acceptor = acceptor
-        # Errors of the supervisor itself, so far.
+        # Errors of the supervisor itself, so far. `View.note_failure` counts them.
         self.failures = 0
 
     def collect(self) -> Iterator[Metric]:
@@ -41,6 +51,11 @@ class OwnFigures(Collector):
         yield from self._connections()
 
     def _connections(self) -> Iterator[Metric]:
+        """Return the families of connections: of each edge, and of those that wait for one.
+
+        The count of an edge is what it said last and what is on the way to it, so it is some hundredths
+        of a second old.
+        """
         loads, passed = self._acceptor.loads, self._acceptor.passed
         opened = GaugeMetricFamily(
             "jetstream_process_connections", "Connections of an edge.", labels=["process"]

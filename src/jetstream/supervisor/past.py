@@ -1,9 +1,12 @@
 """The history of an hour of all processes, also of those that have ended. Pure.
 
-Each process has a history of its own, in steps that begin at the same moments in all of them. The steps of
-each place are kept here by their number, so a process that takes another's place has its past, too. The
-numbers are of the monotonic clock, which all processes of a machine share: whatever becomes of the time of
-day, they rise.
+Each process has a history of its own, in steps that begin at the same moments in all of them. The steps
+of each place are kept here by their number, so a process that takes another's place has its past, too.
+The numbers are of the monotonic clock, which all processes of a machine share: whatever becomes of the
+time of day, they rise.
+
+A step without any process, while the whole server was replaced or the machine slept, has figures that
+are None. What is kept is bounded by `STEPS_MAX` steps for each place.
 """
 
 from __future__ import annotations
@@ -13,10 +16,12 @@ from typing import Any, Final
 
 from jetstream.history import STEPS_MAX, Step
 
+# The name of the place whose events and lag are those of the server.
 INGEST: Final = "ingest"
 
 
 def _sum(values: Iterable[float]) -> float:
+    """Return a sum as it is shown; rates have two digits after the point."""
     return round(sum(values), 2)
 
 
@@ -29,9 +34,13 @@ _SUMMED: Final[Mapping[str, Callable[[Iterable[float]], float]]] = {
 
 
 class Past:
-    """The steps of every place."""
+    """The steps of every place.
+
+    The supervisor adds the histories of snapshots, so the newest steps may be some seconds late.
+    """
 
     def __init__(self, steps_max: int = STEPS_MAX) -> None:
+        # The most steps of one place, and of what `history` returns.
         self._steps_max = steps_max
         # By place, then by the number of the step: its figures by name.
         self._steps: dict[str, dict[int, dict[str, Any]]] = {}
@@ -42,13 +51,21 @@ class Past:
         self._end_us: int | None = None
 
     def add(self, place: str, history: Mapping[str, Any], newest: int | None) -> None:
-        """Take the history of the present process of a place. `newest` is the number of its last step."""
+        """Take the history of the present process of a place. `newest` is the number of its last step.
+
+        `history` is what `Statistics.history` returned in that process: a list for each figure, of
+        equal length, the oldest step first. Steps that are known already are replaced by the same
+        figures. None: the process has no step yet.
+
+        Raises KeyError for a history that lacks a figure.
+        """
         if newest is None:
             return
         columns: list[Sequence[Any]] = [history[name] for name in Step._fields]
         rows, steps = list(zip(*columns, strict=True)), self._steps.setdefault(place, {})
         for number, row in enumerate(rows, newest + 1 - len(rows)):
             steps[number] = dict(zip(Step._fields, row, strict=True))
+        # The lowest numbers are the oldest steps, also those of earlier processes of this place.
         for number in sorted(steps)[: max(0, len(steps) - self._steps_max)]:
             del steps[number]
         self._step_s = history["step_s"]
@@ -56,7 +73,11 @@ class Past:
             self._newest, self._end_us = newest, history["end_us"]
 
     def history(self) -> dict[str, Any]:
-        """Return the history of all places together, as `Statistics.history` does of one process."""
+        """Return the history of all places together, as `Statistics.history` does of one process.
+
+        Steps follow each other without a gap, up to the newest one of any place. Places that have not
+        told it yet are left out of its sums.
+        """
         numbers = {number for steps in self._steps.values() for number in steps}
         if not numbers:
             return {"step_s": self._step_s, "end_us": self._end_us, **{name: [] for name in Step._fields}}

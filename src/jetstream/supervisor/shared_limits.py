@@ -1,9 +1,15 @@
 """What each edge has of the limits that hold for all of them together. Pure.
 
-Each edge tells what has changed: of addresses, and how many subscribers it has. The others are told in turn.
-They know it a few hundredths of a second later, and may exceed a limit by what begins in that time. When an
-edge ends, the others are told that what it had is gone. A new one is told what they have; its buckets are
-full.
+Each edge tells what has changed: of addresses, and how many subscribers it has. The others are told in
+turn. They know it a few hundredths of a second later, and may exceed a limit by what begins in that
+time. When an edge ends, the others are told that what it had is gone. A new one is told what they have;
+its buckets are full.
+
+    edge 1 ──usage, load──▶ `add`, `count_subscribers` ─▶ `_untold` of every other edge ──`take`──▶ edge 2 … N
+
+What is told are differences, never totals: so they are added up while they wait, and it does not matter
+how many of them one message has. A message is not lost while the channel is there, and with the channel
+ends the edge.
 """
 
 from __future__ import annotations
@@ -12,16 +18,21 @@ from collections.abc import Iterable
 
 from jetstream.web.address_changes import NO_CHANGE, Change, Key
 
+# What changed of some addresses: each once in a list, or several times.
 Changes = list[tuple[Key, Change]]
 
 
 class SharedLimits:
-    """What every edge has, by its number. `subscribers_max` is the limit of all subscribers together."""
+    """What every edge has, by its number. `subscribers_max` is the limit of all subscribers together.
+
+    All methods are called in the supervisor's event loop. An edge is known here from `begin` to `end`.
+    """
 
     def __init__(self, subscribers_max: int) -> None:
         # With fewer subscribers, no edge need know how many the others have: they come and go all the time.
         self._told_from = subscribers_max // 2
-        # Connections and replays of each address, by edge. Bounded by its connections.
+        # Connections and replays of each address, by edge: the fields of a `Change` that last. The others are
+        # tokens, which were spent once. Bounded by the connections of the edge.
         self._usage: dict[int, dict[Key, Change]] = {}
         # Subscribers, by edge.
         self._subscribers: dict[int, int] = {}
@@ -31,7 +42,11 @@ class SharedLimits:
         self._told: dict[int, int] = {}
 
     def begin(self, edge: int) -> None:
-        """Note an edge that is ready: it is to be told what the others have."""
+        """Record an edge that is ready: it is to be told what the others have.
+
+        It is a process that has nothing yet. Of the others it is told their connections and replays,
+        but no tokens that were spent.
+        """
         self._usage[edge], self._subscribers[edge], self._told[edge] = {}, 0, 0
         self._untold[edge] = {}
         for other, usage in self._usage.items():
@@ -39,7 +54,10 @@ class SharedLimits:
                 _add(self._untold[edge], usage.items())
 
     def end(self, edge: int) -> None:
-        """Note that an edge has ended, and what it had with it."""
+        """Record that an edge has ended, and what it had with it.
+
+        An edge that was never ready is not known here; then nothing happens.
+        """
         usage = self._usage.pop(edge, {})
         for table in (self._subscribers, self._untold, self._told):
             table.pop(edge, None)
@@ -48,7 +66,10 @@ class SharedLimits:
             _add(untold, gone)
 
     def add(self, edge: int, changes: Changes) -> None:
-        """Take what has changed of addresses at an edge."""
+        """Take what has changed of addresses at an edge.
+
+        What an edge says that has ended, or that is not ready yet, is ignored.
+        """
         if edge not in self._usage:
             return
         lasting = [(key, Change(each.connections, each.replays)) for key, each in changes]
@@ -66,6 +87,11 @@ class SharedLimits:
         """Return what an edge is to be told: changes at the others, and how many subscribers they have.
 
         None: it knows that already. While there are few it is told that there are none.
+
+        The changes are not returned again. While all edges together have fewer than half of the limit,
+        the exact number makes no difference to any edge.
+
+        Raises KeyError for an edge that is not known.
         """
         changes = list(self._untold[edge].items())
         self._untold[edge] = {}
@@ -91,7 +117,11 @@ def _add(table: dict[Key, Change], changes: Iterable[tuple[Key, Change]]) -> Non
 
 
 def packed(changes: Changes) -> list[list[int]]:
-    """Return changes for JSON."""
+    """Return changes for JSON.
+
+    Each row has the IP version, the address or its network as a number, and the five fields of
+    `Change`.
+    """
     return [[*key, *change] for key, change in changes]
 
 

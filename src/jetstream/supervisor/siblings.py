@@ -1,4 +1,12 @@
-"""A child's end: what it knows of the other processes of its server, and they of it."""
+"""A child's end: what it knows of the other processes of its server, and they of it.
+
+    supervisor ◀── heartbeats, load, usage, lists, last figures ── `Siblings` ──▶ `Service`: stop, reload
+               ──▶ setup, stop, reload, usage and lists of others ─▶    │
+               ◀─▶ questions: `Covering` asks, `asked` answers           └──▶ `Taking`: connections
+
+A server of one process has none of this: `app` and `endpoints` have None in its place. Everything runs
+in the event loop's thread.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +43,18 @@ if TYPE_CHECKING:
     from jetstream.app import Service
     from jetstream.endpoints import Endpoints
 
+# Header of a response of status 503. The supervisor answers again, or a process is replaced, within a
+# second or so.
 _RETRY: Final = {"Retry-After": "1"}
 
 logger = structlog.get_logger(__name__)
 
 
 class _Served(NamedTuple):
-    """What an edge serves."""
+    """What an edge serves.
+
+    The ingest has none of it, and an edge has it from `take` on.
+    """
 
     servers: Sequence[Server]
     subscribe: Subscribe
@@ -51,16 +64,22 @@ class _Served(NamedTuple):
 
 
 class Siblings:
-    """The other processes, as a child sees them. `sock` is that on which it gets connections."""
+    """The other processes, as a child sees them. `sock` is that on which it gets connections.
+
+    Made before the channel is connected. Until `serve`, only the setup is waited for, and a message to
+    stop.
+    """
 
     def __init__(self, sock: socket.socket, limits: SupervisorLimits = SupervisorLimits()) -> None:
         # To the supervisor.
         self.channel = Channel(self, limits)
-        # Replaced by those of the supervisor.
+        # Replaced by those of the supervisor, once the setup has come.
         self.limits = limits
-        # Set with the first message.
+        # Set with the first message, which is the setup; cancelled if the supervisor ends before.
         self.setup: asyncio.Future[ChannelMessage] = asyncio.get_running_loop().create_future()
+        # Given to `Taking`. The ingest has one as well, on which nothing comes.
         self._sock = sock
+        # When this process began, in unix microseconds: a figure of its status.
         self._started_us = unix_us()
         # Runs what other processes ask for, some steps in each turn.
         self._worker = Worker()
@@ -88,6 +107,10 @@ class Siblings:
         """Run a service until it ends, and tell the supervisor how it is.
 
         Raises what `Service.run` raises.
+
+        It returns at once if the supervisor has said `stop` or has ended meanwhile. The heartbeat
+        begins here. The supervisor allows `start_s` seconds of silence until the process is ready, and
+        `hang_s` from then on.
         """
         self._service = service
         if self._stopped:
@@ -100,7 +123,11 @@ class Siblings:
                 each.cancel()
 
     def leave(self) -> None:
-        """Stop the service, and get no more connections: other edges do."""
+        """Stop the service, and get no more connections: other edges do.
+
+        Called at the first SIGTERM or SIGINT of this process. The supervisor replaces it, unless it
+        stops, too.
+        """
         self.channel.tell("leaving")
         self._stop()
 
@@ -111,7 +138,11 @@ class Siblings:
             self._service.stop()
 
     def say_last(self) -> None:
-        """Tell the supervisor the last figures, so that nothing is lost of the counters."""
+        """Tell the supervisor the last figures, so that nothing is lost of the counters.
+
+        It is the message before the end of the channel. An error is logged: the figures of the last
+        snapshot must do then.
+        """
         if self._service is not None and self._service.started.is_set():
             try:
                 self.channel.tell("last", snapshot(self._service, self._started_us))
@@ -119,6 +150,10 @@ class Siblings:
                 logger.exception("the last figures of the process are lost")
 
     async def _beat(self) -> None:
+        """Tell the supervisor every `heartbeat_s` seconds that the event loop runs, until cancelled.
+
+        An edge also tells now and then which lists of DIDs it uses, so that other edges keep them.
+        """
         beats, every_s = 0, self.limits.heartbeat_s
         while True:
             self.channel.tell("alive")
@@ -128,6 +163,7 @@ class Siblings:
                 self._tell_lists(self._served.did_lists.in_use)
 
     async def _report_ready(self, service: Service) -> None:
+        """Tell the supervisor that the service has started, and read files again that changed meanwhile."""
         await service.started.wait()
         if self._must_reload:
             service.reload()
@@ -141,13 +177,18 @@ class Siblings:
             self._must_reload = True
 
     def _tell_lists(self, list_ids: list[str]) -> None:
+        """Tell which lists of DIDs are in use here, by their IDs; nothing is sent for none."""
         if list_ids:
             self.channel.tell("lists", {"ids": list_ids})
 
     # --- what `Channel` calls ---
 
     def told(self, message: ChannelMessage) -> None:
-        """Take what the supervisor tells."""
+        """Take what the supervisor tells.
+
+        The kinds are those that `Supervisor` and `Process` send. Before there is something that is
+        served, what concerns other edges is ignored: it is sent again after `ready`.
+        """
         kind, fields, served = message.kind, message.fields, self._served
         if kind == "setup":
             self.setup.set_result(message)
@@ -159,7 +200,12 @@ class Siblings:
             self._told_of_others(kind, fields, message.body, served)
 
     def _told_of_others(self, kind: str, fields: Mapping[str, Any], body: bytes, served: _Served) -> None:
-        """Take what there is to know of other edges."""
+        """Take what there is to know of other edges.
+
+        These are `subscribers`: how many the others have; `usage`: what has changed of addresses at
+        them; `lists`: IDs of lists that they use; and `list`: an upload, which is read here in steps.
+        Its result is of no interest, as the client has its answer from another edge or at another time.
+        """
         if kind == "subscribers":
             served.subscribe.elsewhere = fields["elsewhere"]
         elif kind == "usage" and served.addresses is not None:
@@ -171,7 +217,12 @@ class Siblings:
             self._worker.put(_ignoring_result(served.did_lists.answer(body)))
 
     async def asked(self, message: ChannelMessage) -> ChannelMessage:
-        """Answer what the supervisor asks."""
+        """Answer what the supervisor asks.
+
+        A snapshot may raise OSError while the disk fails, which the channel logs. All other questions
+        are of `/subscribers.json`, `/subscribers/kick` and `/filters`. Their answers are whole
+        responses, and 503 while nothing is served here.
+        """
         if message.kind == SNAPSHOT and self._service is not None:
             return ChannelMessage("", snapshot(self._service, self._started_us))
         if self._served is None:
@@ -179,13 +230,20 @@ class Siblings:
         return _message(await self._run(self._local(message, self._served)))
 
     def lost(self) -> None:
-        """End: the supervisor has ended."""
+        """End: the supervisor has ended.
+
+        The service stops as it does for a signal, with its subscribers closed in order, if the system has not
+        killed this process before (`end_with_parent`).
+        """
         self._stop()
         if not self.setup.done():
             self.setup.cancel()
 
     def _local(self, message: ChannelMessage, served: _Served) -> Steps[Response]:
-        """Answer for this edge alone, in steps."""
+        """Answer for this edge alone, in steps.
+
+        Work is in steps, so that 100,000 DIDs do not hold the event loop.
+        """
         if message.kind == LIST:
             return served.subscribers.page(message.fields["after"], message.fields["limit"])
         if message.kind == KICK:
@@ -194,10 +252,15 @@ class Siblings:
         return served.did_lists.answer(message.body)
 
     async def _run(self, steps: Steps[Response]) -> Response:
-        """Do work in steps, and return its result."""
+        """Do work in steps, and return its result.
+
+        Raises what the work raises. It is done to its end even if the caller is cancelled: the worker
+        has it in its queue.
+        """
         done: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
         def job() -> Steps[None]:
+            """Do the work as a job of the worker, which has no use for a result or an error."""
             try:
                 result = yield from steps
             except Exception as error:  # noqa: BLE001 - raised where the result is awaited
@@ -211,7 +274,11 @@ class Siblings:
     # --- what `Service` and `Endpoints` call ---
 
     def take(self, endpoints: Endpoints) -> None:
-        """Get connections for what is served here, and share what is limited. The ingest has none."""
+        """Get connections for what is served here, and share what is limited. The ingest has none.
+
+        Called by `Endpoints`, whose servers have no listeners here. From now on, each change of
+        connections, subscribers and addresses is told, at most every `share_every_s` seconds.
+        """
         subscribe, subscribers, servers = endpoints.subscribe, endpoints.subscribers, endpoints.servers
         if subscribe is None or subscribers is None:
             return
@@ -225,12 +292,18 @@ class Siblings:
             self._changes = endpoints.addresses.changes = Changes(self._tell_soon)
 
     def stop_taking(self) -> None:
-        """Get no more connections."""
+        """Get no more connections.
+
+        Those that were taken stay. What is on the way to this process is passed to another edge.
+        """
         if self._taking is not None:
             self._taking.close()
 
     def with_upstreams(self, status: Callable[[], Status]) -> Callable[[], Status]:
-        """Return a status with the upstreams of the ingest, as it said last."""
+        """Return a status with the upstreams of the ingest, as it said last.
+
+        For the page at `/` of an edge, which knows no upstream itself.
+        """
         return self._covering.with_upstreams(status)
 
     def cover(self, routes: Routes) -> Routes:
@@ -240,7 +313,11 @@ class Siblings:
     async def _ask(
         self, kind: str, fields: Mapping[str, Any], body: bytes = b"", *, within_s: float | None = None
     ) -> Response:
-        """Ask the supervisor, and return the response that its answer is."""
+        """Ask the supervisor, and return the response that its answer is. Status 503: there is none.
+
+        `within_s` seconds are what the supervisor has to ask all edges, by default `answer_s`. Its own answer
+        may come a little later: it says more than an error here would.
+        """
         within_s = (within_s or self.limits.answer_s) + self.limits.snapshot_s
         try:
             return _response(await self.channel.ask(kind, fields, body, within_s=within_s))
@@ -249,11 +326,18 @@ class Siblings:
             return Response.sentence(503, text, _RETRY)
 
     def allowance(self, rate: str) -> Allowance:
-        """Return what tells whether all processes may do something once more, by a rate of `WebLimits`."""
+        """Return what tells whether all processes may do something once more, by a rate of `WebLimits`.
+
+        What it returns is awaited for each use. `rate` is the name of a field, of those in
+        `view._SHARED_RATES`.
+        """
         return partial(self._spend, rate)
 
     async def _spend(self, rate: str) -> bool:
-        """Take a token of a rate of all processes; return whether there was one, and an answer at all."""
+        """Take a token of a rate of all processes; return whether there was one, and an answer at all.
+
+        Without an answer there is no token: a limit holds while the supervisor does not answer.
+        """
         try:
             answer = await self.channel.ask(SPEND, {"rate": rate}, within_s=self.limits.answer_s)
         except ChannelError:
@@ -261,7 +345,10 @@ class Siblings:
         return bool(answer.fields["spent"])
 
     async def _upload(self, body: bytes) -> Response:
-        """Have every edge read a list of DIDs. It is not sent to them without a token."""
+        """Have every edge read a list of DIDs. It is not sent to them without a token.
+
+        Returns what the client gets: 200 with the ID of the list, or why it is not kept.
+        """
         assert self._served is not None
         if not await self._spend("did_lists_read"):
             return self._served.did_lists.too_many()
@@ -270,12 +357,21 @@ class Siblings:
     # --- what is told ---
 
     def _tell_soon(self) -> None:
-        """Tell the supervisor what has changed, after a moment in which more may."""
+        """Tell the supervisor what has changed, after a moment in which more may.
+
+        Called at each change of connections, subscribers or addresses, which may be thousands a second.
+        """
         if self._telling is None:
             pause_s = self.limits.share_every_s / 2
             self._telling = asyncio.get_running_loop().call_later(pause_s, self._tell)
 
     def _tell(self) -> None:
+        """Tell the supervisor what has changed of addresses, and what there is now.
+
+        A connection is counted from the moment at which it was taken: while it begins, while it speaks
+        HTTP, and while it is a subscriber. It may be counted twice when it goes from one to the next,
+        so another message follows later.
+        """
         self._telling = None
         if self._again is not None:
             self._again.cancel()
@@ -294,14 +390,17 @@ class Siblings:
 
 
 def _ignoring_result(steps: Steps[Any]) -> Steps[None]:
+    """Return steps that do the same work, for a worker, which has no use for a result."""
     yield from steps
 
 
 def _message(response: Response) -> ChannelMessage:
+    """Return a response as the answer to a question; `_response` makes it one again."""
     fields = {"status": response.status, "type": response.content_type, "headers": response.headers}
     return ChannelMessage("", fields, response.body)
 
 
 def _response(message: ChannelMessage) -> Response:
+    """Return the response that an answer is. Raises KeyError for an answer without a status."""
     fields = message.fields
     return Response(fields["status"], message.body, fields.get("type", ""), fields.get("headers"))

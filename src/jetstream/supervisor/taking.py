@@ -1,4 +1,10 @@
-"""The edge's end of the socket on which it gets its connections."""
+"""The edge's end of the socket on which it gets its connections.
+
+    `Passing` of the supervisor ── 1 byte and a file descriptor ──▶ `Taking` ── hand over ──▶ `Server`
+                                ◀── 1 byte: taken ─────────────────
+
+It does for an edge what `Listener` does for a server of one process. An edge has no listening socket.
+"""
 
 from __future__ import annotations
 
@@ -37,16 +43,19 @@ class Taking:
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
+        # By the number of the listener, which comes with each connection.
         self._hand_overs = hand_overs
+        # Called while files are short; else connections that are idle stay open.
         self._make_room = make_room
+        # `files_reserved`, `accepts_per_turn` and `accept_pause_s`.
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._throttled = Throttled(structlog.get_logger(__name__))
         # Connections that have no protocol yet: the event loop keeps no reference to tasks.
         self._tasks: set[asyncio.Task[None]] = set()
-        # The end of a pause, while files are short.
+        # The end of a pause, while files are short; None: connections are taken.
         self._resume: asyncio.TimerHandle | None = None
-        # How many were taken so far.
+        # How many were taken so far; the supervisor compares it with what it has passed. It only rises.
         self.taken = 0
         self._watch()
 
@@ -56,18 +65,27 @@ class Taking:
         return len(self._tasks)
 
     def close(self) -> None:
-        """Take no more. Those that were taken go on."""
+        """Take no more. Those that were taken go on.
+
+        Those that the supervisor has passed meanwhile and that were not confirmed are passed to another
+        edge.
+        """
         if self._resume is not None:
             self._resume.cancel()
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
 
     def _watch(self) -> None:
+        """Take connections whenever some wait, from now on: at first, and after each pause."""
         self._resume = None
         self._loop.add_reader(self._sock.fileno(), self._take)
 
     def _take(self) -> None:
-        """Take some of the connections that wait. The event loop calls again while there are more."""
+        """Take some of the connections that wait. The event loop calls again while there are more.
+
+        At most `accepts_per_turn` in one call, so that subscribers get their events between two of
+        them.
+        """
         if files_are_short(self._sock, self._limits.files_reserved):
             if not self._make_room():
                 self._pause()
@@ -79,7 +97,7 @@ class Taking:
                 return
             except OSError:
                 listener, fds = b"", []
-            if not listener:  # the supervisor has ended
+            if not listener:  # the supervisor has ended: what was taken goes on until the channel ends, too
                 self._loop.remove_reader(self._sock.fileno())
                 return
             self._confirm()
@@ -87,7 +105,10 @@ class Taking:
                 self._begin(listener[0], socket.socket(fileno=fd))
 
     def _confirm(self) -> None:
-        """Tell the supervisor that a connection is ours, before anything is read from it."""
+        """Tell the supervisor that a connection is ours, before anything is read from it.
+
+        After this the supervisor closes its own descriptor, and nobody else can have the connection.
+        """
         self.taken += 1
         try:
             self._sock.send(TAKEN)
@@ -95,6 +116,11 @@ class Taking:
             return
 
     def _begin(self, listener: int, sock: socket.socket) -> None:
+        """Hand a connection over to the server of its listener, in a task: TLS takes a while.
+
+        Without a peer there is no client any more, and the socket is closed. `listener` is a valid
+        number.
+        """
         try:
             peer = sock.getpeername()[0]
         except OSError:  # the client has gone
@@ -105,6 +131,11 @@ class Taking:
         task.add_done_callback(self._tasks.discard)
 
     def _pause(self) -> None:
+        """Take nothing for `accept_pause_s` seconds: files are short, and none can be spared.
+
+        Connections stay in the socket. The supervisor sees that the edge takes none, and gives new ones
+        to others.
+        """
         self._throttled.warning("listener: cannot accept, pausing: all files that may be opened are in use")
         self._loop.remove_reader(self._sock.fileno())
         self._resume = self._loop.call_later(self._limits.accept_pause_s, self._watch)

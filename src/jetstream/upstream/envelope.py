@@ -83,12 +83,12 @@ class Envelope(NamedTuple):
     @property
     def name(self) -> str:
         """The name of an error or of an info message."""
-        return _shortened(self.fields.get("error" if self.type == "error" else "name"))
+        return shortened(self.fields.get("error" if self.type == "error" else "name"))
 
     @property
     def text(self) -> str:
         """What an error or an info message says to a person."""
-        return _shortened(self.fields.get("message"))
+        return shortened(self.fields.get("message"))
 
 
 def read_envelope(frame: bytes, items_max: int = UpstreamLimits().frame_items_max) -> Envelope:
@@ -173,6 +173,6 @@ def _seq(fields: dict[str, Any]) -> int | None:
     return seq if type(seq) is int and 0 < seq <= SEQ_MAX else None
 
 
-def _shortened(value: object) -> str:
+def shortened(value: object) -> str:
     """Return what a peer says of itself, short enough for a log line."""
     return value[:200] if isinstance(value, str) else ""

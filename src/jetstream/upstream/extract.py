@@ -33,7 +33,7 @@ from jetstream.upstream.record import Budget, to_json
 
 # Of the texts in messages that are no commits (`docs/api.md`): a handle is a domain name; the lexicon bounds
 # a time. A text that is missing, longer or no text is left out.
-_TEXT_BYTES_MAX: Final = {"handle": 253, "status": 64, "time": 64}
+TEXT_BYTES_MAX: Final = {"handle": 253, "status": 64, "time": 64}
 # The messages that are one event each: its kind, and the keys of its body, in order (`docs/api.md`).
 MESSAGES: Final = {
     "identity": (IDENTITY, ("did", "handle", "seq", "time")),
@@ -185,7 +185,7 @@ def _message(envelope: Envelope) -> Extracted:
     body: dict[str, object] = {}
     drops: tuple[str, ...] = ()
     for name in names:
-        value, bytes_max = fields.get(name), _TEXT_BYTES_MAX.get(name)
+        value, bytes_max = fields.get(name), TEXT_BYTES_MAX.get(name)
         if bytes_max is None:
             body[name] = _bytes_as_json(value) if type(value) is bytes else value
         elif value is DAMAGED:

@@ -127,6 +127,15 @@ class Reconnecting(ABC):
         """Seconds since frames came; None: none has come yet."""
         return None if self._frame_at is None else time.monotonic() - self._frame_at
 
+    def take_over(self, before: Reconnecting) -> None:
+        """Go on counting where another source of the same upstream has ended. To be called before `run`."""
+        self.lag_s, self._frames, self._frame_at = before.lag_s, before._frames, before._frame_at
+        self._useful_at = before._useful_at
+
+    def count_fault(self) -> None:
+        """Count an error of the server itself, which has ended `run`."""
+        self._metrics.faults.inc()
+
     async def run(self) -> None:
         """Read upstream until cancelled."""
         limits = self._limits
@@ -170,7 +179,8 @@ class Reconnecting(ABC):
             self._logger.warning("upstream: connection failed", error=error)
         else:
             more = {} if inbox.any_came else {"hint": hint}
-            self._logger.info("upstream: connection closed", reason=inbox.reason, **more)
+            reason = inbox.reason or "no close frame came"
+            self._logger.info("upstream: connection closed", reason=reason, **more)
 
     def _on_flood(self, kind: str) -> None:
         self._metrics.floods[kind].inc()

@@ -160,6 +160,14 @@ def _to_json_exactly(raw: bytes, items: int, budget: Budget | None) -> bytes:
         raise Dropped("record_cbor") from error
     if type(record) is not dict:
         raise Dropped("record_type")
+    return exact_json(record)
+
+
+def exact_json(record: dict[Any, Any]) -> bytes:
+    """Return the JSON text of a record with floats, or with integers of any size.
+
+    Links and byte strings in it are those of `decode_lax`. Raises Dropped, as `to_json` does.
+    """
     _require_depth(record)
     record = whole(record)
     try:

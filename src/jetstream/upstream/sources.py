@@ -9,6 +9,11 @@ hundreds, connect one after another, and share a throttled log. `apply` starts a
 is one for each upstream that is wanted. A source that is removed is forgotten: its connection, its cursor,
 and its conditions.
 
+An error of the server itself, by what one upstream sends, ends only that connection: a new source begins at
+what is stored. Nothing that the one before has read and not stored is lost, and nothing of its state is used.
+If the same message comes again each time, the upstream is stuck there, which is a condition. Errors that are
+raised on purpose, such as those of the log, end the server.
+
 A relay that is gone for a minute is a condition, and so is it when all are gone. Of PDSes only their number
 is shown: among hundreds, some are always gone.
 """
@@ -28,8 +33,10 @@ import structlog
 
 from jetstream.clock import unix_us
 from jetstream.conditions import Conditions
+from jetstream.errors import JetstreamError
 from jetstream.limits import SourceLimits
 from jetstream.logging_setup import Throttled
+from jetstream.retry import backoff_s
 from jetstream.status import PdsStatus, UpstreamStatus
 from jetstream.upstream.reconnecting import Link, Reconnecting
 from jetstream.upstreams import Upstream, named
@@ -39,6 +46,7 @@ Forget = Callable[[Collection[str]], Awaitable[None]]
 
 ALL_GONE: Final = "upstreams_gone"
 ONE_GONE: Final = "upstream_gone"
+STUCK: Final = "upstream_stuck"
 
 logger = structlog.get_logger(__name__)
 
@@ -55,8 +63,17 @@ class Applied(NamedTuple):
 @dataclass(slots=True)
 class _Running:
     upstream: Upstream
-    source: Reconnecting
+    link: Link
+    source: Reconnecting  # replaced after each error of the server itself
+    # Such errors in a row, after which the source began at the same cursor; and that cursor.
+    faults: int = 0
+    resumed_after: int | None = None
     task: asyncio.Task[None] | None = field(default=None)  # since it was started
+
+    @property
+    def has_advanced(self) -> bool:
+        """Whether the source has taken something. One that has failed may have read what it did not store."""
+        return self.source.is_connected and self.source.seq != self.resumed_after
 
 
 class Sources:
@@ -162,6 +179,10 @@ class Sources:
         for source in self._of_relays():
             is_gone = source.gone_s >= gone_s and not all_gone
             self._conditions.set(ONE_GONE, self._one_gone(source) if is_gone else None, source.name)
+        for each in self._all.values():
+            if each.faults and each.has_advanced:
+                each.faults = 0
+                self._conditions.end(STUCK, each.upstream.name)
         self._report()
 
     def _of_relays(self) -> list[Reconnecting]:
@@ -177,13 +198,43 @@ class Sources:
         link = Link(
             throttled.bind(upstream=upstream.name), turn, self._changed, self._is_awaited, self._now_us
         )
-        built = _Running(upstream, self._build(upstream, link))
+        built = _Running(upstream, link, self._build(upstream, link))
         if self._tasks is not None:
             self._start(built, self._tasks)
         return built
 
     def _start(self, each: _Running, tasks: asyncio.TaskGroup) -> None:
-        each.task = tasks.create_task(each.source.run())
+        each.task = tasks.create_task(self._read(each))
+
+    async def _read(self, each: _Running) -> None:
+        """Read an upstream until cancelled, with a new source after each error of the server itself.
+
+        Raises JetstreamError.
+        """
+        while True:
+            try:
+                await each.source.run()
+            except JetstreamError:
+                raise
+            except Exception as error:
+                kind = type(error).__name__
+                each.source.count_fault()
+                each.link.logger.exception("upstream: an error of the server itself", url=each.source.url)
+            await self._begin_again(each, kind)
+
+    async def _begin_again(self, each: _Running, kind: str) -> None:
+        """Replace a source after an error of a kind by one that begins at what is stored."""
+        limits, before = self._limits, each.source
+        await asyncio.sleep(backoff_s(each.faults, limits.fault_pause_s, limits.fault_pause_max_s))
+        each.source = self._build(each.upstream, each.link)
+        each.source.take_over(before)
+        is_stuck = each.faults > 0 and each.source.seq == each.resumed_after
+        each.faults = each.faults + 1 if is_stuck else 1
+        each.resumed_after = each.source.seq
+        if is_stuck:
+            text = f"{each.source.name}: nothing after {each.resumed_after} is taken: an error of the server"
+            problem = f"{text} itself ({kind}) has ended the connection {each.faults} times in a row"
+            self._conditions.begin(STUCK, problem, each.upstream.name)
 
     async def _end(self, ended: Collection[_Running]) -> None:
         """Stop sources, and wait until none of them stores anything any more."""

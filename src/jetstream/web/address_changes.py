@@ -1,4 +1,10 @@
-"""What changes of an address, for the other processes of a server. Pure."""
+"""What changes of an address, for the other processes of a server. Pure.
+
+    Addresses.note ──▶ Changes ── take, every `share_every_s` ──▶ supervisor ──▶ Addresses.add_elsewhere
+    (one process)                                                                (each other process)
+
+Only differences are sent, so that their order does not matter.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +17,15 @@ Key = tuple[int, int]  # the IP version, and the address or its network as a num
 class Change(NamedTuple):
     """What has changed of one address: how many more or fewer, and what was taken from its buckets."""
 
+    # Visits that were not refused: more of them, or fewer if it is below 0.
     connections: int = 0
+    # Replays, counted in the same way.
     replays: int = 0
+    # Tokens taken for connections that have begun.
     begun: int = 0
+    # Tokens taken for replays that have begun.
     replayed: int = 0
+    # Bytes that were sent to replays.
     sent: int = 0
 
     def plus(self, other: Change) -> Change:
@@ -22,6 +33,7 @@ class Change(NamedTuple):
         return Change(*map(sum, zip(self, other, strict=True)))
 
 
+# What an address begins with.
 NO_CHANGE: Final = Change()
 
 
@@ -29,8 +41,10 @@ class Changes:
     """Adds up what has changed since it was taken last. `noted` is called with each change."""
 
     def __init__(self, noted: Callable[[], None]) -> None:
+        # Has the next `take` scheduled. It is called for each change, so it must be cheap.
         self._noted = noted
-        # By address. Bounded by the connections of the addresses.
+        # The sum of the changes of each address since the last `take`. Bounded by the connections of the
+        # addresses.
         self._changes: dict[Key, Change] = {}
 
     def note(self, key: Key, change: Change) -> None:
@@ -39,7 +53,10 @@ class Changes:
         self._noted()
 
     def take(self) -> list[tuple[Key, Change]]:
-        """Return what has changed since the last call."""
+        """Return what has changed since the last call.
+
+        A change and its opposite add up to zeros, which are returned, too.
+        """
         changes = list(self._changes.items())
         self._changes = {}
         return changes

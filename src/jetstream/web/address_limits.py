@@ -13,6 +13,12 @@ last to be forgotten: a flood from other addresses does not free it.
 
 Where several processes serve one address (`supervisor`), each tells the others what has changed here
 (`changes`), and adds what they tell (`add_elsewhere`).
+
+The rates are token buckets (`token_bucket.Rate`), whose burst is what `address_burst_s` seconds of the
+rate allow. A limit that is reached refuses something new; it never ends a connection.
+
+    Addresses ── table ──▶ Usage, one for each address
+        └── visit() ──▶ Visit ── replay() ──▶ Replay       each changes its `Usage`, and ends by itself
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ from jetstream.settings import Network, Settings
 from jetstream.token_bucket import Rate, TokenBucket
 from jetstream.web.address_changes import Change, Changes, Key
 
+# For a caller that names limits itself. A server takes those of its own `WebLimits`.
 _DEFAULTS: Final = WebLimits()
 ADDRESSES_READ: Final = 256  # whose keys are kept
 _NETWORK_BITS: Final = 64  # of an IPv6 address: what one client has
@@ -39,11 +46,18 @@ _NETWORK_BITS: Final = 64  # of an IPv6 address: what one client has
 class AddressLimits:
     """What one address may have. None is no limit. The last three are described in `limits.WebLimits`."""
 
-    connections: int | None = None  # at the same time
+    # Visits of one address that are open at the same time, in all processes of the server.
+    connections: int | None = None
+    # Visits of one address that begin, a second.
     connection_rate: Rate | None = None
-    replays: int | None = None  # at the same time
+    # Subscriptions of one address that have not reached the newest event.
+    replays: int | None = None
+    # Replays of one address that begin, a second.
     replay_rate: Rate | None = None
-    replay_bytes: Rate | None = None  # of events, before they are compressed for one connection
+    # Bytes a second that all replays of one address are sent together. Above it they are slowed down, and
+    # nothing is refused.
+    replay_bytes: Rate | None = None
+    # Networks without any limits.
     exempt: tuple[Network, ...] = ()
     retry_after_s: int = _DEFAULTS.retry_after_s
     remembered_max: int = _DEFAULTS.addresses_remembered_max
@@ -51,7 +65,10 @@ class AddressLimits:
 
     @classmethod
     def of(cls, settings: Settings, limits: WebLimits) -> AddressLimits:
-        """Return the limits that the settings name."""
+        """Return the limits that the settings name.
+
+        The settings give rates a second; each gets a burst of at least one.
+        """
 
         def rate(per_s: float | None) -> Rate | None:
             return None if per_s is None else Rate(per_s, max(1, ceil(per_s * limits.address_burst_s)))
@@ -70,7 +87,7 @@ class AddressLimits:
 
     @property
     def any(self) -> bool:
-        """Whether there is a limit at all."""
+        """Whether there is a limit at all. Without one the server keeps no addresses."""
         limits = (self.connections, self.connection_rate, self.replays, self.replay_rate, self.replay_bytes)
         return any(each is not None for each in limits)
 
@@ -78,10 +95,15 @@ class AddressLimits:
 class OverLimit(NamedTuple):
     """Why an address may not have more now. `reason` is one of `metrics.REFUSAL_REASONS`."""
 
+    # The label in the metrics.
     reason: str
+    # A sentence that names the limit, for the client and the log.
     text: str
+    # For `Retry-After`: at least 1.
     retry_after_s: int
-    silent: bool = False  # whether there is no room to tell the client
+    # Whether the connection is closed without a response: too many of this address wait for theirs
+    # already.
+    silent: bool = False
 
 
 class Usage:
@@ -100,12 +122,14 @@ class Usage:
     )
 
     def __init__(self) -> None:
-        # Visits that were not refused, and refused ones that have not ended.
+        # Visits that were not refused and have not ended. The second number: refused ones that have not
+        # ended, since their client has not got its refusal yet.
         self.connections = 0
         self.untold = 0
         # Replays that have not ended.
         self.replays = 0
-        # The same in other processes of the server.
+        # The same in other processes of the server, as far as they have told. Changed by `add_elsewhere`
+        # only.
         self.connections_elsewhere = 0
         self.replays_elsewhere = 0
         # Connections and replays that have begun, and bytes of replays. Made when they are first needed.
@@ -122,7 +146,10 @@ class Usage:
 
     @property
     def full_at(self) -> float:
-        """When all of its buckets are full: then it is like a new one."""
+        """When all of its buckets are full: then it is like a new one.
+
+        In monotonic seconds; 0 where there is no bucket.
+        """
         buckets = (self.begun, self.replayed, self.sent)
         return max((each.full_at for each in buckets if each is not None), default=0.0)
 
@@ -131,15 +158,19 @@ class Addresses:
     """The addresses of all clients. `clock` gives monotonic seconds."""
 
     def __init__(self, limits: AddressLimits, clock: Callable[[], float]) -> None:
+        # Do not change while the server runs.
         self.limits = limits
+        # Read by each visit and replay, too.
         self.clock = clock
         # Most connections come from a few addresses, such as those of proxies: to read one takes 8 µs.
         self._key_of = lru_cache(ADDRESSES_READ)(partial(key_of, exempt=limits.exempt))
-        # Each has a visit, or is in the heap.
+        # What each address has. Each has a visit, or is in the heap.
         self._table: dict[Key, Usage] = {}
-        # Those that had no visit when they were put here: when they may be forgotten, the soonest first.
+        # A heap of the addresses that had no visit when they were put here: when each may be forgotten, in
+        # monotonic seconds, the soonest first.
         self._idle: list[tuple[float, Key]] = []
-        # What other processes do not know yet; None: there are none.
+        # What other processes do not know yet. Set once, by the process that shares it; None: there are no
+        # others.
         self.changes: Changes | None = None
 
     def note(
@@ -151,12 +182,20 @@ class Addresses:
         replayed: int = 0,
         sent: int = 0,
     ) -> None:
-        """Note what has changed here, if there are other processes."""
+        """Note what has changed here, if there are other processes.
+
+        Called for each change of a `Usage` that counts for the whole server, and not for what other
+        processes have told.
+        """
         if self.changes is not None:
             self.changes.note(key, Change(connections, replays, begun, replayed, sent))
 
     def add_elsewhere(self, key: Key, change: Change) -> None:
-        """Add what has changed in another process. It is taken from the buckets whatever they have."""
+        """Add what has changed in another process. It is taken from the buckets whatever they have.
+
+        Called with what another process has noted, some milliseconds later. An address without a
+        visit and with full buckets is forgotten at once.
+        """
         now, limits = self.clock(), self.limits
         found = self._table.get(key)
         if found is None:
@@ -169,11 +208,15 @@ class Addresses:
         self.end(key, found)
 
     def __len__(self) -> int:
-        """How many addresses are known."""
+        """Return how many addresses are known: with a visit, or remembered."""
         return len(self._table)
 
     def visit(self, address: str) -> Visit | None:
-        """Begin a visit, which may be refused: see `Visit.refusal`. None for one without limits."""
+        """Begin a visit, which may be refused: see `Visit.refusal`. None for one without limits.
+
+        `address` is the text of an IP address. Each visit must be ended (`Visit.leave`), also one that is
+        refused. Old addresses are forgotten here and at the end of a visit: there is no timer.
+        """
         key = self._key_of(address)
         if key is None:
             return None
@@ -185,7 +228,11 @@ class Addresses:
         return Visit(self, key, found, self._refusal(key, found, now))
 
     def _refusal(self, key: Key, found: Usage, now: float) -> OverLimit | None:
-        """Return why a visit is refused; None, and a token less, if it is not."""
+        """Return why a visit is refused; None, and a token less, if it is not.
+
+        The number of connections is looked at before the rate, so that a client at that limit spends no
+        tokens while it tries again and again.
+        """
         over, limits = None, self.limits
         connections = found.connections + found.connections_elsewhere
         if limits.connections is not None and connections >= limits.connections:
@@ -201,7 +248,10 @@ class Addresses:
         return over and over._replace(silent=found.untold >= limits.untold_max)
 
     def end(self, key: Key, found: Usage) -> None:
-        """Note that a visit has ended; remember its address for as long as that matters."""
+        """Note that a visit has ended; remember its address for as long as that matters.
+
+        Called at the end of each visit, and after each change elsewhere.
+        """
         if not found.in_use and not found.queued:
             found.queued = True
             heappush(self._idle, (found.full_at, key))
@@ -225,7 +275,11 @@ class Addresses:
 
 
 class Visit:
-    """A connection of an address. `refusal` is why it is refused; None if it is not."""
+    """A connection of an address. `refusal` is why it is refused; None if it is not.
+
+    It is made when the connection is accepted, or for a client of a proxy when it subscribes. A
+    subscription takes it over (`Place`).
+    """
 
     __slots__ = ("_addresses", "_key", "_left", "_usage", "refusal")
 
@@ -234,11 +288,15 @@ class Visit:
         self._key = key
         self._usage = usage
         self.refusal = refusal
-        # Whether it has ended.
+        # Whether it has ended: `leave` may be called by several, and counts once.
         self._left = False
         self._count(1)
 
     def _count(self, change: int) -> None:
+        """Count the visit as begun (1) or ended (-1).
+
+        Refused ones are counted apart, and other processes do not know of them.
+        """
         if self.refusal is None:
             self._usage.connections += change
             self._addresses.note(self._key, connections=change)
@@ -253,7 +311,11 @@ class Visit:
             self._addresses.end(self._key, self._usage)
 
     def replay(self) -> Replay | OverLimit:
-        """Begin a replay, which must end before the visit does; or return why that is refused."""
+        """Begin a replay, which must end before the visit does; or return why that is refused.
+
+        A refusal has a text and a time, as `refusal` has. No token is spent when the number is at its
+        limit.
+        """
         usage, limits, now = self._usage, self._addresses.limits, self._addresses.clock()
         if limits.replays is not None and usage.replays + usage.replays_elsewhere >= limits.replays:
             text = f"{limits.replays} replays of one address have not reached the newest event"
@@ -276,16 +338,21 @@ class Replay:
         self._addresses = addresses
         self._key = key
         self._usage = usage
-        # Whether it has ended.
+        # Whether it has ended: it does so at the newest event, or with the connection.
         self._ended = False
         self._count(1)
 
     def _count(self, change: int) -> None:
+        """Count the replay as begun (1) or ended (-1), here and for the other processes."""
         self._usage.replays += change
         self._addresses.note(self._key, replays=change)
 
     def charge(self, size: int) -> float:
-        """Count bytes that were sent. Return for how many seconds to send nothing."""
+        """Count bytes that were sent. Return for how many seconds to send nothing.
+
+        The tokens are shared by all replays of the address. The caller (`delivery.catch_up`) pauses before
+        its next read; 0 is no pause. Bytes are counted before they are compressed for one connection.
+        """
         rate, usage, now = self._addresses.limits.replay_bytes, self._usage, self._addresses.clock()
         if rate is None:
             return 0.0
@@ -301,24 +368,32 @@ class Replay:
 
 
 class Place(NamedTuple):
-    """What a subscription has of the limits of its address, until it ends."""
+    """What a subscription has of the limits of its address, until it ends.
+
+    Both are None where the address has no limits. It is held by the `Client`.
+    """
 
     visit: Visit | None = None
     replay: Replay | None = None
 
     def leave(self) -> None:
-        """End the replay, and the visit."""
+        """End the replay, and then the visit. Later calls do nothing."""
         if self.replay is not None:
             self.replay.end()
         if self.visit is not None:
             self.visit.leave()
 
 
+# Of clients whose address has no limits.
 NO_PLACE: Final = Place()
 
 
 def key_of(address: str, exempt: Sequence[Network]) -> Key | None:
-    """Return what an address counts as; None if it has no limits, or is none."""
+    """Return what an address counts as; None if it has no limits, or is none.
+
+    What is no address has no limits: a Unix socket, or a text that a proxy has sent. The zone of an IPv6
+    address (`%eth0`) does not count.
+    """
     try:
         parsed = ip_address(address)
     except ValueError:
@@ -331,15 +406,21 @@ def key_of(address: str, exempt: Sequence[Network]) -> Key | None:
 
 
 def _key(address: IPv4Address | IPv6Address) -> Key:
+    """Return the version of an address, and its number: of IPv6 the network of 64 bits."""
     return address.version, int(address) >> (_NETWORK_BITS if address.version == 6 else 0)
 
 
 def _over(reason: str, text: str, wait_s: float) -> OverLimit:
+    """Return a refusal. The time in it is a whole number of seconds, at least 1."""
     return OverLimit(reason, f"{text}: try again later", max(1, ceil(wait_s)))
 
 
 def _taken(bucket: TokenBucket | None, rate: Rate | None, now: float, count: int) -> TokenBucket | None:
-    """Return a bucket, from which so much is taken."""
+    """Return a bucket, from which so much is taken.
+
+    Made full if there is none yet. The balance may go below 0. None where there is no such limit, or
+    nothing was taken so far.
+    """
     if rate is None or not count:
         return bucket
     bucket = bucket or TokenBucket(*rate, now)

@@ -13,5 +13,8 @@ Allowance = Callable[[], Awaitable[bool]]
 
 
 async def always() -> bool:
-    """Allow it: there is one process, and the route has its own rate."""
+    """Allow it: there is one process, and the route has its own rate.
+
+    The default of routes such as `/explain` and `/gaps`.
+    """
     return True

@@ -26,6 +26,7 @@ from jetstream.web.proxy_head import V2_BYTES_MAX, BadHead, ProxyHead
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+# What is counted and logged. The client cannot be told: there is no connection that it could read.
 _NO_TLS = BadRequest(400, "tls", "the handshake has failed: TLS 1.2 or newer is needed")
 _LATE = BadRequest(408, "timeout", "the connection was not ready for a request in time")
 
@@ -44,6 +45,9 @@ class Arrivals:
 
     `factory` returns the protocol of a connection. `context` returns what handshakes are made with now; None:
     connections have no TLS.
+
+    Used by the listener's tasks on the event loop, one task for each socket. Nothing is kept here between
+    two sockets.
     """
 
     def __init__(
@@ -53,13 +57,22 @@ class Arrivals:
         factory: Callable[[Arrived], asyncio.BaseProtocol],
         context: Callable[[], SSLContext] | None,
     ) -> None:
+        # Each arrival is one of these, until it is a connection.
         self._connections = connections
+        # Which proxies are trusted, and the limits of client addresses.
         self._peers = peers
+        # Called with what is known, once the handshake is complete.
         self._factory = factory
+        # Called for each handshake, so that a new certificate counts for the next connection.
         self._context = context
 
     async def hand_over(self, sock: socket.socket, peer: str) -> None:
-        """Make an accepted socket a connection, or close it. It raises nothing."""
+        """Make an accepted socket a connection, or close it. It raises nothing.
+
+        The visit of the client's address begins here, as soon as its address is known: before the
+        handshake, which costs the most. It ends here where there is no connection in the end.
+        """
+        # It counts as a connection from here on. The task is cancelled when its time is over.
         arrival = _Arrival(self._connections, peer)
         self._connections.add(arrival)
         visit: Visit | None = None
@@ -74,6 +87,8 @@ class Arrivals:
             self._connections.count_refusal(refused, arrival.peer)
             sock.close()
         except OSError as error:
+            # Clients that go away in the middle of a handshake are no refusals: port scans and health
+            # checks do that.
             if self._context is not None and not isinstance(error, ConnectionError):
                 self._connections.count_refusal(_NO_TLS, arrival.peer)
             sock.close()
@@ -87,7 +102,11 @@ class Arrivals:
             self._connections.remove(arrival)
 
     async def _connect(self, sock: socket.socket, arrived: Arrived) -> None:
-        """Make the handshake, if there is one, and give the socket its protocol. Raises OSError."""
+        """Make the handshake, if there is one, and give the socket its protocol. Raises OSError.
+
+        Once it returns, the socket belongs to the transport. At the end of TLS, the client has
+        `close_timeout_s` seconds to answer.
+        """
         loop = asyncio.get_running_loop()
         if self._context is None:
             await loop.connect_accepted_socket(lambda: self._factory(arrived), sock)
@@ -104,9 +123,11 @@ class _Arrival:
     """A connection that has no request yet, as `Connections` sees it. It must be made by its own task."""
 
     def __init__(self, connections: Connections, peer: str) -> None:
+        # Told when it is over, one way or another.
         self._connections = connections
+        # The task of `hand_over`: to cancel it closes the socket.
         self._task = asyncio.current_task()
-        # Replaced by what a proxy says.
+        # The address of the client: that of the peer, until the head of a proxy names another.
         self.peer = peer
 
     def time_out(self) -> None:
@@ -138,6 +159,8 @@ async def _client(sock: socket.socket) -> str | None:
     head = ProxyHead()
     while not head.complete:
         await _readable(sock)
+        # The data is looked at, and only the head is taken. What follows is HTTP or TLS, which the
+        # transport must read from the socket.
         data = sock.recv(V2_BYTES_MAX, socket.MSG_PEEK)
         if not data:
             raise ConnectionResetError
@@ -146,7 +169,10 @@ async def _client(sock: socket.socket) -> str | None:
 
 
 async def _readable(sock: socket.socket) -> None:
-    """Return once something has come."""
+    """Return once something has come.
+
+    The loop's own `sock_recv` would take bytes that are not of the head.
+    """
     loop, came = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(sock.fileno(), came.set)
     try:

@@ -1,8 +1,14 @@
 """The certificate with which the server makes TLS handshakes, and how a new one comes into force.
 
-The files are looked at every few seconds, and at a SIGHUP. Connections that are open keep what they have. A
+The files are looked at once a second, and at a SIGHUP. Connections that are open keep what they have. A
 file that cannot be used changes nothing: the condition `certificate` says why until one can be. It also says
 that the certificate in force is about to expire.
+
+    check, once a second ──▶ have the files changed? ──▶ load ──▶ `context` of the next handshakes
+                                                               └─ cannot be used: condition `certificate`
+
+The chain and the key may be two files, which are not replaced at the same moment. In between they do not
+belong together, which is a condition until the next look finds the second one.
 """
 
 from __future__ import annotations
@@ -19,9 +25,12 @@ from cryptography import x509
 from jetstream.conditions import Conditions
 from jetstream.errors import SettingError
 
+# How long before its end an operator is warned: tools that renew certificates do so earlier, with 30 days
+# left.
 EXPIRES_SOON: Final = timedelta(days=14)
 _CONDITION: Final = "certificate"
 
+# For a new certificate. What is wrong with one is a condition.
 logger = structlog.get_logger(__name__)
 
 Stamp = tuple[tuple[int, int, int], ...]  # of each file: when it was changed, its size, its number
@@ -37,9 +46,12 @@ class Certificate:
         conditions: Conditions,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        # The files: the certificate with those that signed it, and its key. They may be one file.
         self._chain = chain
         self._key = key
+        # Where `check` sets and clears the condition.
         self._conditions = conditions
+        # The time in UTC, to compare with the end of the certificate.
         self._now = now
         # Of the files that were last read, whether they could be used or not.
         self._stamp = self._look()
@@ -50,7 +62,11 @@ class Certificate:
         self._problem: str | None = None
 
     def check(self) -> None:
-        """Use the files if they have changed. To be called now and then."""
+        """Use the files if they have changed. To be called now and then.
+
+        It costs two system calls while nothing has changed. A file with which something is wrong is read
+        again only when it has changed again.
+        """
         stamp = self._look()
         if stamp != self._stamp:
             self._stamp = stamp
@@ -58,6 +74,7 @@ class Certificate:
         self._conditions.set(_CONDITION, self._problem or self._expiring())
 
     def _renew(self) -> None:
+        """Read the files, and use them for new handshakes; else keep the problem for the condition."""
         try:
             self.context, self.expires = load(self._chain, self._key), expiry(self._chain)
         except SettingError as error:
@@ -69,7 +86,7 @@ class Certificate:
             logger.info("tls: a new certificate is in force", file=str(self._chain))
 
     def _expiring(self) -> str | None:
-        """Return that the certificate has expired, or is about to."""
+        """Return a sentence that the certificate has expired or is about to; else None."""
         left = self.expires - self._now()
         if left > EXPIRES_SOON:
             return None
@@ -86,7 +103,12 @@ class Certificate:
 
 
 def load(chain: Path, key: Path) -> ssl.SSLContext:
-    """Return what handshakes are made with: TLS 1.2 or newer, and HTTP/1.1. Raises SettingError."""
+    """Return what handshakes are made with: TLS 1.2 or newer, and HTTP/1.1. Raises SettingError.
+
+    The files are opened before OpenSSL reads them, since its errors do not say which one is missing. A key
+    with a password is refused. There is no check of the names, and none of the time: a certificate that
+    has expired is used, and is a condition.
+    """
     for flag, file in (("--tls-cert", chain), ("--tls-key", key)):
         try:
             with file.open("rb"):
@@ -104,8 +126,15 @@ def load(chain: Path, key: Path) -> ssl.SSLContext:
 
 
 def expiry(chain: Path) -> datetime:
-    """Return when a certificate that can be used expires."""
-    return x509.load_pem_x509_certificates(chain.read_bytes())[0].not_valid_after_utc
+    """Return when a certificate expires: the first one in the file, which is the server's own.
+
+    Raises SettingError: OpenSSL takes some forms that this does not, and the file may have changed.
+    """
+    try:
+        return x509.load_pem_x509_certificates(chain.read_bytes())[0].not_valid_after_utc
+    except (OSError, ValueError) as error:
+        problem = f"has no certificate in PEM whose end can be read: {error}"
+        raise SettingError("--tls-cert", str(chain), problem) from error
 
 
 def _no_password() -> str:
@@ -114,6 +143,7 @@ def _no_password() -> str:
 
 
 def _problem(error: Exception, key: Path) -> str:
+    """Return what is wrong with a chain and a key, as the end of a sentence, with what to do."""
     reason = getattr(error, "reason", None)
     if reason == "KEY_VALUES_MISMATCH":
         return f"does not belong to the key in {key}: --tls-key"

@@ -1,4 +1,14 @@
-"""One connection of a subscriber: its socket, what it asked for, and its subscriber in delivery."""
+"""One connection of a subscriber: its socket, what it asked for, and its subscriber in delivery.
+
+    Connection ──▶ Client ──▶ Subscriber (delivery)      after `start`, or after the hello
+                     │
+                     ├── Outbound       the socket: it calls `on_message`, `resume_at` and `on_end`
+                     ├── Dialect        reads messages, and says how a connection is closed
+                     ├── DidLists       an uploaded list is in use while the filter in force has it
+                     └── Place          the limits of its address, until the end
+
+A client is made by `subscribe` and removed there after its end.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +26,11 @@ from jetstream.web.outbound import Outbound
 from jetstream.web.parameters import OptionsUpdate
 from jetstream.web.websocket import Breach
 
+# How operators are shown a subscriber that has a WebSocket.
 WEBSOCKET_NAME: Final = "websocket"
+# What `subscription` has once its own options are not needed any more.
 _NO_OPTIONS: Final = SubscriberOptions()
+# What a client is told after an error of the server; the log has the traceback.
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
 
 
@@ -39,7 +52,10 @@ class Clients(Protocol):
 
 
 class Client:
-    """One connection: its socket, what it asked for, and its subscriber in delivery."""
+    """One connection: its socket, what it asked for, and its subscriber in delivery.
+
+    Its methods are called on the event loop's thread: by `Subscribe`, and by the socket as its owner.
+    """
 
     __slots__ = (
         "_clients",
@@ -69,6 +85,8 @@ class Client:
         self.user = user
         # What it shares with all clients.
         self._clients = clients
+        # Where its events go, and its messages come from. The socket drops its reference to the client at
+        # its end.
         self.sink = sink
         # What it has of the limits of its address, until its end.
         self._place = place
@@ -92,7 +110,11 @@ class Client:
         return WEBSOCKET_NAME if opening is None else opening.transport
 
     def start(self) -> None:
-        """Subscribe, or wait for a hello."""
+        """Subscribe, or wait for a hello.
+
+        Called once, after the upgrade and before the first byte of the client is read. A greeting is
+        written first. A hello has `hello_timeout_s` seconds to come.
+        """
         asked = self.subscription
         if greeting := asked.greeting:
             self.sink.controls += len(greeting)
@@ -107,11 +129,17 @@ class Client:
             self._apply(OptionsUpdate(asked.options, None, asked.did_list))
 
     def close(self, close: Close) -> None:
-        """Close the connection, in the words of its dialect."""
+        """Close the connection, in the words of its dialect.
+
+        Later calls do nothing. For the end of the server, each dialect has a code of its own.
+        """
         self.sink.close(self._dialect.shutdown if close == SHUTDOWN else close)
 
     def on_message(self, message: bytes) -> Steps[None]:
-        """Handle a message, in steps. A bad one closes the connection, and the client is told why."""
+        """Handle a message, in steps. A bad one closes the connection, and the client is told why.
+
+        Called by the socket, one message at a time. What cannot be read changes nothing before the close.
+        """
         try:
             update = yield from self._dialect.parse_message(message)
         except Breach as breach:
@@ -120,17 +148,23 @@ class Client:
             self._clients.count_failure(self.sink.peer)
             self.sink.close(_OUR_FAULT)
         else:
+            # Reading a large filter was one part, and to apply it is another.
             yield
             if update is not None and not self.sink.closing:
+                # Any update is the hello that is awaited.
                 self._stop_timeout()
                 self._forget_options()
                 self._apply(update)
 
     def _forget_options(self) -> None:
+        """Release the options of the URL: others are in force, or none until the hello."""
         self.subscription = self.subscription._replace(options=_NO_OPTIONS, did_list=None)
 
     def _apply(self, update: OptionsUpdate) -> None:
-        """Start to subscribe with the first options that are awaited; change them with later ones."""
+        """Start to subscribe with the first options that are awaited; change them with later ones.
+
+        An update replaces all options. The cursor, the bounds and the encoding stay those of the URL.
+        """
         delivery, asked = self._clients.delivery, self.subscription
         self._use_list(update.did_list)
         heartbeat_s = update.heartbeat_s or asked.heartbeat_s
@@ -148,7 +182,10 @@ class Client:
             delivery.change(self.subscriber, update.options, heartbeat_s)
 
     def _use_list(self, did_list: DidList | None) -> None:
-        """Use another list, or the same, or none."""
+        """Use another list, or the same, or none.
+
+        The new one is taken before the old one is released, so that an equal list is in use all the time.
+        """
         lists, before = self._clients.did_lists, self._did_list
         self._did_list = did_list
         if did_list is not None:
@@ -157,20 +194,28 @@ class Client:
             lists.release(before)
 
     def resume_at(self) -> int:
-        """Return the cursor with which the client goes on; before it has begun, where it would begin."""
+        """Return the cursor with which the client goes on; before it has begun, where it would begin.
+
+        The socket puts it into the close frame, or into the end of the body.
+        """
         delivery = self._clients.delivery
         if self.subscriber is None:
             return delivery.positions(self.subscription.cursor).cursor
         return delivery.resume_at(self.subscriber)
 
     def on_end(self) -> None:
-        """Clean up after the connection."""
+        """Clean up after the connection.
+
+        Called by the socket, once. The subscriber is removed from delivery in a later turn
+        (`Subscribe.remove`).
+        """
         self._stop_timeout()
         self._use_list(None)
         self._place.leave()
         self._clients.remove(self)
 
     def _stop_timeout(self) -> None:
+        """Await no hello any more: it has come, or the connection has gone."""
         if self._hello_timeout is not None:
             self._hello_timeout.cancel()
             self._hello_timeout = None

@@ -41,6 +41,7 @@ Answer = Response | Coroutine[Any, Any, Response | None] | None
 # Answers a request in steps.
 Handler = Callable[[Request, "Connection"], Steps[Answer]]
 
+# Tells a client that waits for it to send the body (RFC 9110, section 15.2.1).
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -60,13 +61,17 @@ class Connection(asyncio.Protocol):
         bodies: Mapping[str, int] = NO_BODIES,
         arrived: Arrived | None = None,
     ) -> None:
+        # Told of each change of state; has the limits that all connections share.
         self._connections = connections
+        # Answers each request, in steps that `Connections.worker` runs.
         self._handler = handler
+        # Read by handlers that take a place of the limits of an address.
         self.peers = peers
+        # What a PROXY head and TLS have said; read once, by `connection_made`.
         self._arrived = arrived
         # Holds what came of the next requests. Replaced by an empty one when nothing more is read.
         self._reader = HeadReader(connections.limits, bodies)
-        # One token each.
+        # One token for each request of this connection, whatever it asks for.
         self._requests = TokenBucket(*connections.limits.requests, time.monotonic())
         # Whether a request is being answered; reading is paused meanwhile.
         self._running = False
@@ -94,7 +99,12 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for the first request."""
+        """Wait for the first request.
+
+        Called by the event loop, once. A connection over the limits of its address is kept until its first
+        request, which gets the refusal as a response; it is aborted at once where too many of that address
+        wait for theirs.
+        """
         self.transport = cast(asyncio.Transport, transport)
         arrived = self._arrived
         if arrived is None:
@@ -111,7 +121,11 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Forget the connection, and what was done for it."""
+        """Forget the connection, and what was done for it.
+
+        Called by the event loop, once, unless the transport was handed over. A response that is being made
+        is cancelled: nobody reads it.
+        """
         self._ending = True
         if self._task is not None:
             self._task.cancel()
@@ -120,17 +134,28 @@ class Connection(asyncio.Protocol):
             self.visit.leave()
 
     def pause_writing(self) -> None:
-        """Answer no more requests until the client has read its responses."""
+        """Answer no more requests until the client has read its responses.
+
+        Called by the event loop when the write buffer is above its limit. A response that is being made is
+        still written: there is one at most.
+        """
         self._full = True
 
     def resume_writing(self) -> None:
-        """Go on with the next request."""
+        """Go on with the next request.
+
+        Called by the event loop.
+        """
         self._full = False
         if not (self._ending or self._running or self._queued):
             self._next()
 
     def data_received(self, data: bytes) -> None:
-        """Take a part of a request, or of several."""
+        """Take a part of a request, or of several.
+
+        Called by the event loop. Small pieces are parsed at once, larger ones in a turn of
+        `Connections.reading`, with the reading of the socket paused.
+        """
         if self._ending:
             self._discarded += len(data)
             self._connections.lingering.discard(self.transport, self._discarded)
@@ -153,12 +178,17 @@ class Connection(asyncio.Protocol):
             self._next()
 
     def _next(self) -> None:
-        """Run the next request, or wait for the rest of it."""
+        """Run the next request, or wait for the rest of it.
+
+        Requests that came at once (pipelining, RFC 9112, section 9.3.2) are answered one after another:
+        this is called after each response.
+        """
         try:
             request = self._reader.next()
         except BadRequest as error:
             self.refuse(error)
             return
+        # The client has gone; what it still asked for is of no use.
         if self.transport.is_closing():
             return
         if request is not None:
@@ -171,7 +201,11 @@ class Connection(asyncio.Protocol):
             self._connections.mark_receiving(self, len(self._reader))
 
     def _run(self, request: Request) -> None:
-        """Put a request into the queue of all connections, and read nothing more until it is answered."""
+        """Put a request into the queue of all connections, and read nothing more until it is answered.
+
+        It is refused here for the rate of the connection (429), and for the memory of all bodies (503).
+        From here on the connection has no deadline: it waits for the server.
+        """
         if not self._requests.spend(time.monotonic()):
             rate = self._connections.limits.requests.per_s
             text = f"more than {rate:g} requests a second on one connection: ask less often"
@@ -183,13 +217,17 @@ class Connection(asyncio.Protocol):
         self._running = True
         if self._secure:
             request = request._replace(scheme="https")
+        # Each request may be of another client, where a proxy uses one connection for many.
         self.peer, request = client_of(request, self.origin, self.peers.trusted)
         self._connections.mark_running(self)
         self.transport.pause_reading()
         self._connections.worker.put(self._answer(request))
 
     def _answer(self, request: Request) -> Steps[None]:
-        """Answer a request, in steps. An error of the handler is logged, and the client gets a 500."""
+        """Answer a request, in steps. An error of the handler is logged, and the client gets a 500.
+
+        A handler that raises BadRequest has the request refused, which ends the connection.
+        """
         answer: Answer = None
         try:
             if self._ending:
@@ -210,7 +248,11 @@ class Connection(asyncio.Protocol):
             self._task.add_done_callback(partial(self._forget, request, answer))
 
     def _forget(self, request: Request, answer: Coroutine[Any, Any, object], _task: object) -> None:
-        """Release a request whose response was made, or is not needed any more: it may not have begun."""
+        """Release a request whose response was made, or is not needed any more: it may not have begun.
+
+        Called when the task has ended, also by a cancellation before its first step. A coroutine that was
+        never awaited is closed, so that Python does not warn of it.
+        """
         answer.close()
         self._connections.release_body(len(request.body))
 
@@ -233,12 +275,20 @@ class Connection(asyncio.Protocol):
         return Response.sentence(500, "the server failed to answer", closing=True)
 
     def _finish(self, request: Request, response: Response | None) -> None:
+        """Leave the state `running`, and respond. None: another protocol has the transport now.
+
+        Nothing is written where the connection was ended meanwhile, by `close` or by an error.
+        """
         self._running = False
         if response is not None and not self._ending:
             self._respond(request, response)
 
     def _respond(self, request: Request, response: Response) -> None:
-        """Write a response. Then go on with the next request, or end the connection."""
+        """Write a response. Then go on with the next request, or end the connection.
+
+        HEAD gets the header fields of GET and no body. Without keep-alive the connection ends. With a full
+        write buffer it drains first: `resume_writing` goes on.
+        """
         keep_alive = request.keep_alive and not response.closing
         with_body = request.method != "HEAD"
         self._write(response.encode(time.time(), keep_alive=keep_alive, with_body=with_body))
@@ -258,8 +308,9 @@ class Connection(asyncio.Protocol):
     def upgrade(self, protocol: asyncio.Protocol, answer: bytes) -> bytes:
         """Hand the transport over to another protocol, after `answer` to its handshake.
 
-        Returns what the client has sent after its request. Reading is paused. The caller has taken its visit
-        over.
+        Returns what the client has sent after its request. Reading is paused. The caller has taken its
+        visit over. The connection is not one of `Connections` any more: neither its deadlines nor its
+        number.
         """
         self._ending = True
         self._connections.remove(self)
@@ -269,7 +320,11 @@ class Connection(asyncio.Protocol):
         return self._reader.rest()
 
     def refuse(self, error: BadRequest) -> None:
-        """Respond with one sentence, count and log the refusal, and end the connection."""
+        """Respond with one sentence, count and log the refusal, and end the connection.
+
+        What follows on the connection is discarded: after an error, the start of the next request is not
+        known.
+        """
         self._connections.count_refusal(error, self.peer)
         response = Response.sentence(error.status, error.text, error.headers)
         self._write(response.encode(time.time(), keep_alive=False))
@@ -288,7 +343,10 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def _end(self) -> None:
-        """End the output after the last response, and discard what still comes (see `LingeringClose`)."""
+        """End the output after the last response, and discard what still comes (see `LingeringClose`).
+
+        An empty reader takes the place of the old one, whose buffer is freed.
+        """
         self._ending = True
         self._reader = HeadReader()
         self._connections.mark_draining(self)
@@ -297,7 +355,11 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def close(self) -> None:
-        """Close the connection once the client has read what was written."""
+        """Close the connection once the client has read what was written.
+
+        Called when the server stops. What is written is sent first, and a request that is running gets no
+        response.
+        """
         self._ending = True
         self.transport.close()
 

@@ -20,8 +20,10 @@ from typing import Final, Protocol
 
 import zstandard
 
+# The name of a body without a coding (RFC 9110, section 12.5.3).
 IDENTITY: Final = "identity"
 _ITEMS_MAX: Final = 32  # of a header field; browsers send a handful
+# A weight: up to three digits behind the point (RFC 9110, section 12.4.2).
 _QUALITY: Final = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?").fullmatch
 _ALIASES: Final = {"x-gzip": "gzip"}  # RFC 9110, section 8.4.1.3
 
@@ -36,19 +38,33 @@ _ZSTD: Final = zstandard.ZstdCompressionParameters.from_level(
 
 
 class Compressor(Protocol):
-    """The compressor of one body."""
+    """The compressor of one body.
+
+    It is used by one connection, in the order of its body. `write` may take some tenths of a millisecond
+    for 16 KiB.
+    """
 
     def write(self, data: bytes) -> bytes:
-        """Return what a client needs to read `data`, which is part of the body."""
+        """Return what a client needs to read `data`, which is part of the body.
+
+        The client can read all of `data` from what was returned so far: each call ends with a flush.
+        """
 
     def end(self) -> bytes:
-        """Return the end of a body that is complete."""
+        """Return the end of a body that is complete.
+
+        Called once, after the last `write`; not at all for a body that is cut off.
+        """
 
 
 class GzipCompressor:
-    """A body in gzip."""
+    """A body in gzip.
+
+    RFC 1952. Its window has 8 KiB.
+    """
 
     def __init__(self) -> None:
+        # Its history is that of the body.
         self._stream = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_FORMAT + _GZIP_WINDOW, _GZIP_MEMORY)
 
     def write(self, data: bytes) -> bytes:
@@ -61,9 +77,13 @@ class GzipCompressor:
 
 
 class ZstdCompressor:
-    """A body in zstd."""
+    """A body in zstd.
+
+    RFC 8878: one frame without a size in its head. Its window has 32 KiB, which every decoder takes.
+    """
 
     def __init__(self) -> None:
+        # Its history is that of the body.
         self._stream = zstandard.ZstdCompressor(compression_params=_ZSTD).compressobj()
 
     def write(self, data: bytes) -> bytes:
@@ -98,6 +118,8 @@ def qualities(value: str) -> dict[str, float]:
     """Return the items of a header field with their qualities (RFC 9110, section 12.4.2).
 
     A quality that is no number is 0. Other parameters of an item are left out.
+
+    Names are in lower case. An item without a quality has 1.
     """
     found = {}
     for item in value.split(",", _ITEMS_MAX)[:_ITEMS_MAX]:

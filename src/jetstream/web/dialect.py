@@ -6,6 +6,12 @@ server says goodbye there. `subscribe` does the rest: the limit of subscribers, 
     `/subscribe`, `/v1/subscribe`    `SubscribeDialect`, here
     `/xrpc/…subscribeEvents`         `xrpc.SubscribeEventsDialect`
     `/events`                        `event_stream.EventStreamDialect`
+
+    Dialect.parse_request ──▶ CheckedRequest ──▶ Opening.accept ──▶ the head of the response
+                          │                      Opening.open   ──▶ `Outbound`, the socket
+                          └─▶ Refused ──▶ Dialect.refusal ──▶ the response
+
+`Opening` is the part of a dialect that belongs to one request: only `/events` has one of its own.
 """
 
 from __future__ import annotations
@@ -41,6 +47,7 @@ from jetstream.web.parameters import (
 from jetstream.web.sink import Inbound
 from jetstream.web.websocket import Breach, wants_upgrade
 
+# What connections are closed with when the server stops: `going away` (RFC 6455, section 7.4.1).
 SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
 
 
@@ -49,25 +56,42 @@ class Opening(Protocol):
 
     @property
     def coding(self) -> str:
-        """The content coding of the body, or `identity`."""
+        """The content coding of the body, or `identity`.
+
+        It is a label of the metrics, too.
+        """
 
     @property
     def transport(self) -> str:
-        """How events are sent, for operators."""
+        """How events are sent, for operators.
+
+        One of `websocket`, `ndjson` and `sse`.
+        """
 
     def accept(self, request: Request, fields: Mapping[str, str]) -> bytes | Response:
         """Return the head of the response, with more header fields. Raises Refused or BadRequest.
 
         Or a whole response, if there is nothing to open.
+
+        Nothing has been taken of any limit yet, so there is nothing to give back if it fails.
         """
 
     def open(self, connection: Connection, inbound: Inbound) -> Outbound:
-        """Return the socket that takes a connection over."""
+        """Return the socket that takes a connection over.
+
+        Called once, when the request was accepted. The caller makes a `Client` of it, and writes the head
+        of the response.
+        """
 
 
 class CheckedRequest(NamedTuple):
-    """What a request asks for, checked: all that its connection needs to know."""
+    """What a request asks for, checked: all that its connection needs to know.
 
+    `Client` replaces its options with empty ones when others come into force: a large filter takes much
+    memory.
+    """
+
+    # The wire and the framing. They stay for as long as the connection does.
     encoding: Encoding
     options: SubscriberOptions  # until the first message that changes them
     cursor: int | None = None  # the position to start at; None: live
@@ -98,9 +122,13 @@ class Refused(Exception):
     def __init__(
         self, reason: str, status: int, name: str, text: str, fields: Mapping[str, str] | None = None
     ) -> None:
+        # The label in the metrics.
         self.reason = reason
+        # The status of the response. A dialect may change it.
         self.status = status
+        # The name of the error in XRPC, such as `CursorTooOld`.
         self.name = name
+        # A sentence that says what was wrong and what to do.
         self.text = text
         # More header fields of the response.
         self.fields = fields
@@ -112,18 +140,27 @@ class Refused(Exception):
 
 
 def unavailable(reason: str, text: str, limits: WebLimits) -> Refused:
-    """Return the refusal that asks a client to try again."""
+    """Return the refusal that asks a client to try again.
+
+    `reason` is the label in the metrics. It is a 503 with `Retry-After`.
+    """
     return Refused(reason, 503, "ServiceUnavailable", text, {"Retry-After": str(limits.retry_after_s)})
 
 
 def over_limit(over: OverLimit) -> Refused:
-    """Return the refusal of a subscription whose address is over a limit. Each dialect has its own status."""
+    """Return the refusal of a subscription whose address is over a limit. Each dialect has its own status.
+
+    The status is 429 with `Retry-After`. XRPC makes it a 503, as its clients are finished after a 429.
+    """
     later = {"Retry-After": str(over.retry_after_s)}
     return Refused(over.reason, 429, "ServiceUnavailable", over.text, later)
 
 
 def require_upgrade(request: Request, more: str = "") -> None:
-    """Raise Refused for a request that asks for no WebSocket. `more` is added to the sentence."""
+    """Raise Refused for a request that asks for no WebSocket. `more` is added to the sentence.
+
+    The status is 426 (RFC 9110, section 15.5.22), and the sentence has the URLs to use instead.
+    """
     if not wants_upgrade(request):
         path, events = request.path, f"{request.base}/events"
         text = f"{path} is a WebSocket: connect to {request.websocket_base}{path}, or read {events}{more}"
@@ -131,14 +168,24 @@ def require_upgrade(request: Request, more: str = "") -> None:
 
 
 class Dialect(Protocol):
-    """How one endpoint is subscribed to."""
+    """How one endpoint is subscribed to.
+
+    There is one object for each path, made in `endpoints`. It keeps nothing of a request, except for
+    counts.
+    """
 
     @property
     def shutdown(self) -> Close:
-        """What connections are closed with when the server stops."""
+        """What connections are closed with when the server stops.
+
+        Its code tells clients to connect again, in the way that the libraries of this endpoint understand.
+        """
 
     def parse_request(self, request: Request) -> Steps[CheckedRequest]:
-        """Read a request, in steps. Raises InvalidParameter or Refused."""
+        """Read a request, in steps. Raises InvalidParameter or Refused.
+
+        It is read in steps, as a query may have thousands of values.
+        """
 
     def refusal(self, refused: Refused) -> Response:
         """Return the response to a request that is refused."""
@@ -147,6 +194,8 @@ class Dialect(Protocol):
         """Read a client's message, in steps: its new options, or None if it changes nothing.
 
         Raises Breach.
+
+        The message is the payload of a text or a binary frame, of up to `MESSAGE_BYTES_MAX` bytes.
         """
 
 
@@ -168,6 +217,7 @@ class SubscribeDialect:
         now_us: Callable[[], int] = unix_us,
         find_list: FindList = no_list,
     ) -> None:
+        # The arguments that the docstring describes; `_now_us` gives unix microseconds.
         self._wire = wire
         self._compressed = compressed
         self._find_list = find_list
@@ -191,7 +241,10 @@ class SubscribeDialect:
         )
 
     def _framing(self, asked: SubscribeRequest) -> Framing:
-        """Return the framing that a request selects. Raises InvalidParameter or Refused."""
+        """Return the framing that a request selects. Raises InvalidParameter or Refused.
+
+        A plain one where nothing is asked for. A dictionary that is missing is a 503: it is being fetched.
+        """
         if not asked.compress and asked.dictionary_id is None:
             return WEBSOCKET
         framing = self._compressed(asked.dictionary_id, asked.compress)

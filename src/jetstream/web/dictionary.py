@@ -2,6 +2,9 @@
 
 The bytes of an ID never change, so a client or a proxy may keep them for ever. A request may name an ID. Then
 it gets the dictionary with this ID or none, so that it cannot be one that was kept from before.
+
+A client downloads it once, and passes its ID as `zstdDictionary`. The public dictionary of v1 clients is
+not served here.
 """
 
 from __future__ import annotations
@@ -17,13 +20,18 @@ from jetstream.web.http import Request, Response
 from jetstream.web.pages import Page
 
 _QUERY_CHARS_MAX: Final = 1_000  # so that decoding takes no time; an ID has ten digits
+# An ID as a client may send it. One below 0 is an integer, and the ID of no dictionary.
 _INTEGER: Final = re.compile(r"-?[0-9]{1,20}", re.ASCII).fullmatch
 
 
 def page(read: Callable[[], bytes]) -> Page:
-    """Return the page. `read` returns the dictionary, whose header has its ID (RFC 8878, section 5)."""
+    """Return the page. `read` returns the dictionary, whose header has its ID (RFC 8878, section 5).
+
+    Called with `id` or without; 400 and 404 are errors of XRPC, since the same page is a method.
+    """
 
     def handler(request: Request) -> Response:
+        """Return the dictionary if it has the ID that was asked for, or if none was."""
         data = read()
         dictionary_id = int.from_bytes(data[4:8], "little")
         asked = parse_qs(request.query[:_QUERY_CHARS_MAX]).get("id", [str(dictionary_id)])[0]
@@ -38,7 +46,10 @@ def page(read: Callable[[], bytes]) -> Page:
 
 
 def _dictionary(data: bytes, dictionary_id: int, request: Request) -> Response:
-    """Return the dictionary, or 304 to a client that has it."""
+    """Return the dictionary, or 304 to a client that has it.
+
+    The ETag has the ID in it, so it never names other bytes.
+    """
     etag = f'"zstd-dict-{dictionary_id}"'
     headers = {
         "ETag": etag,
@@ -49,5 +60,8 @@ def _dictionary(data: bytes, dictionary_id: int, request: Request) -> Response:
 
 
 def _refusal(status: int, name: str, text: str) -> Response:
-    """Return a refusal as XRPC has them."""
+    """Return a refusal as XRPC has them.
+
+    `name` is that of the lexicon.
+    """
     return Response(status, orjson.dumps({"error": name, "message": text}), "application/json")

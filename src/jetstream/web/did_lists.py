@@ -5,6 +5,15 @@ it is kept here under an ID, which is a hash of its DIDs. `filter=<id>` selects 
 
 A list is in use while a filter in force was made with it. It is kept then, and for `did_lists_kept_s` after
 its upload and after its last use. Their number and memory are bounded. Pure.
+
+    POST /filters ──▶ answer ──▶ `_lists`, by ID ◀── find ── a request with `filter=<id>`
+                                     │
+                       use, release ─┤  in use: counted in `_users`, never dropped
+                                     └─ else: in `_kept_until`, dropped when its time is over,
+                                        or earlier for another upload that needs the room
+
+A server of several processes has each list in each of them: an upload is passed on, and each tells the
+others now and then which lists are in use (`keep`).
 """
 
 from __future__ import annotations
@@ -42,23 +51,34 @@ _DID_BYTES: Final = 33 + 15 + 2 * (2 * 24 + 3 * 4)
 
 
 class NoRoom(Exception):
-    """There is no room for another list beside those in use."""
+    """There is no room for another list beside those in use.
+
+    The client gets 503 with `Retry-After`.
+    """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DidList:
     """A list of DIDs."""
 
+    # The hash of the DIDs in their order, so equal uploads have equal IDs, on every server.
     id: str
     dids: DidSet
-    size: int  # bytes of memory
+    # Bytes of memory that it counts with: the DIDs and their entries in two dicts.
+    size: int
 
 
 class DidLists:
-    """All lists of one server. `clock` gives monotonic seconds."""
+    """All lists of one server. `clock` gives monotonic seconds.
+
+    It has no lock and no timer: its methods are called on the event loop's thread, and `expire` now and
+    then.
+    """
 
     def __init__(self, limits: WebLimits, clock: Callable[[], float]) -> None:
+        # The number of lists, their memory, and how long each is kept.
         self._limits = limits
+        # The argument that the docstring describes.
         self._clock = clock
         # One token for each upload that is read.
         self._budget = TokenBucket(*limits.did_lists_read, clock())
@@ -76,7 +96,10 @@ class DidLists:
         return len(self._lists)
 
     def handle(self, request: Request, _connection: object) -> Steps[Response]:
-        """Answer `POST /filters`, in steps."""
+        """Answer `POST /filters`, in steps.
+
+        Answered with 200 and the ID, 400 for a bad list, 429 if too many were uploaded lately, or 503.
+        """
         if not self._budget.spend(self._clock()):
             return self.too_many()
         return (yield from self.answer(request.body))
@@ -86,7 +109,10 @@ class DidLists:
         return self._later(429, "too many lists are uploaded: try again later")
 
     def answer(self, body: bytes) -> Steps[Response]:
-        """Read an upload, in steps, and return the response to it."""
+        """Read an upload, in steps, and return the response to it.
+
+        Called directly for an upload that another process has taken: it needs no token here.
+        """
         try:
             kept = yield from self.add(body)
         except InvalidParameter as error:
@@ -97,6 +123,7 @@ class DidLists:
         return Response(200, orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE), "application/json")
 
     def _later(self, status: int, text: str) -> Response:
+        """Return a response that asks the client to try again."""
         return Response.sentence(status, text, {"Retry-After": str(self._limits.retry_after_s)})
 
     def find(self, list_id: str) -> DidList:
@@ -107,7 +134,10 @@ class DidLists:
         return found
 
     def use(self, dids: DidList) -> None:
-        """Count a filter that uses a list, until `release`."""
+        """Count a filter that uses a list, until `release`.
+
+        Each call needs one of `release`. It is called when a filter comes into force.
+        """
         self._insert(dids)  # in case it was dropped since it was found
         self._kept_until.pop(dids.id, None)
         users = self._users.get(dids.id, 0)
@@ -115,7 +145,10 @@ class DidLists:
         self.bytes_in_use += 0 if users else dids.size
 
     def release(self, dids: DidList) -> None:
-        """Count a filter less. A list that no filter uses is kept for a while, for clients that come back."""
+        """Count a filter less. A list that no filter uses is kept for a while, for clients that come back.
+
+        Called when the filter is replaced, or its connection has gone.
+        """
         self._users[dids.id] -= 1
         if not self._users[dids.id]:
             del self._users[dids.id]
@@ -128,7 +161,10 @@ class DidLists:
         return list(self._users)
 
     def keep(self, list_ids: Iterable[str]) -> None:
-        """Keep lists as if they had been used just now: they are in use in another process."""
+        """Keep lists as if they had been used just now: they are in use in another process.
+
+        IDs that are unknown here, or in use here, are ignored.
+        """
         for list_id in list_ids:
             if list_id in self._kept_until:
                 self._keep(self._lists[list_id])
@@ -137,6 +173,8 @@ class DidLists:
         """Read an upload, and keep its list, in steps. Returns the one that is there if it is the same.
 
         Raises InvalidParameter for a bad upload, and NoRoom.
+
+        The steps are of less than a millisecond, but for two of some milliseconds with 100,000 DIDs.
         """
         read = yield from _read(body)
         if read.id not in self._lists:
@@ -155,11 +193,13 @@ class DidLists:
             self._drop_oldest()
 
     def _insert(self, dids: DidList) -> None:
+        """Add a list, unless it is there."""
         if dids.id not in self._lists:
             self._lists[dids.id] = dids
             self.bytes += dids.size
 
     def _keep(self, dids: DidList) -> None:
+        """Keep a list that is not in use for `did_lists_kept_s` seconds from now on."""
         self._kept_until.pop(dids.id, None)
         self._kept_until[dids.id] = self._clock() + self._limits.did_lists_kept_s
 
@@ -167,6 +207,8 @@ class DidLists:
         """Return a list with the set of one that has the same DIDs in another order, if there is one.
 
         Sets are compared wherever subscribers use them. That takes 5 ms, unless they are one object.
+
+        `DidSet` compares hashes first, so lists that differ cost nothing.
         """
         same = (each.dids for each in self._lists.values() if each.dids == read.dids)
         return replace(read, dids=next(same, read.dids))
@@ -187,12 +229,19 @@ class DidLists:
 
 
 def no_list(list_id: str) -> NoReturn:
-    """Raise InvalidParameter: there is no list with this ID."""
+    """Raise InvalidParameter: there is no list with this ID.
+
+    The text says what to do: a client has the list, and can send it again.
+    """
     raise InvalidParameter("filter", list_id, "is not known here, or not any more: POST the list to /filters")
 
 
 def _read(body: bytes) -> Steps[DidList]:
-    """Read an upload, in steps. Raises InvalidParameter."""
+    """Read an upload, in steps. Raises InvalidParameter.
+
+    DIDs that are repeated count once. The hash is of all that was sent, in its order: the same DIDs in
+    another order have another ID.
+    """
     items = _items(body)
     dids: dict[bytes, None] = {}
     digest = sha256()
@@ -238,4 +287,5 @@ def _items(body: bytes) -> Iterator[Any]:
 
 
 def _unusable(problem: str) -> InvalidParameter:
+    """Return the error of an upload, with what is wrong with it."""
     return InvalidParameter("body", "of the request", problem)

@@ -42,10 +42,12 @@ from jetstream.web.parameters import FindList, SubscribeRequest, parse_request
 from jetstream.web.stream_sink import CompressedSink, Compression, EventStreamSink
 from jetstream.web.websocket import wants_upgrade
 
+# The ID of an event, which is its position, as the client gives it back.
 _POSITION: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
 # One object of each: readers with equal encodings share what is framed.
 _CHUNKED: Final[Mapping[BodyFraming, BodyFraming]] = {each: ChunkedFraming(each) for each in (NDJSON, SSE)}
-# Of every stream, beside the fields of every response.
+# Of every stream, beside the fields of every response. The response must not be kept, is not to be held
+# back by a proxy, and depends on two fields of the request.
 _FIELDS: Final = {
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # else nginx holds events back
@@ -70,17 +72,25 @@ class EventStreamDialect:
         now_us: Callable[[], int] = unix_us,
         find_list: FindList = no_list,
     ) -> None:
+        # Where streams are counted, by content coding.
         self._metrics = metrics
+        # For the number of compressors.
         self._limits = limits
+        # The arguments that the docstring describes.
         self._now_us = now_us
         self._find_list = find_list
         # Compresses for all connections, in half of the event loop's time at most.
         self.worker = Worker(pause_ratio=1.0)
-        # How many connections have a compressor.
+        # How many connections have a compressor: up to `compressed_streams_max`. Changed by `began` and
+        # `ended`.
         self._compressed = 0
 
     def parse_request(self, request: Request) -> Steps[CheckedRequest]:
-        """Read a request, in steps. Raises InvalidParameter or Refused."""
+        """Read a request, in steps. Raises InvalidParameter or Refused.
+
+        `Last-Event-ID` wins over `cursor`: an `EventSource` repeats its URL, and sends the position of its
+        last event (the HTML standard, section 9.2). The subscription begins behind that event.
+        """
         last_us = _last_event(request.headers)
         asked = yield from parse_request(
             request,
@@ -92,6 +102,7 @@ class EventStreamDialect:
         _check(request, asked)
         cursor = asked.cursor if last_us is None else last_us + 1
         body = _body(request.headers.get("accept", ""))
+        # HTTP/1.0 has no chunks: the body ends with the connection.
         chunked = _CHUNKED[body] if request.minor else body
         coding = self._coding(request.headers.get("accept-encoding", ""))
         # A compressor takes bytes that are not in chunks yet.
@@ -108,7 +119,11 @@ class EventStreamDialect:
         )
 
     def _coding(self, accepted: str) -> str:
-        """Return the content coding for a client. Raises Refused if it accepts none that there is."""
+        """Return the content coding for a client. Raises Refused if it accepts none that there is.
+
+        406 is for a client that accepts neither a coding nor a body without one; 503 is for one that
+        accepts only codings, when all compressors are taken.
+        """
         room = self._compressed < self._limits.compressed_streams_max
         coding = choose(accepted, tuple(COMPRESSORS) if room else ())
         if coding is not None:
@@ -119,12 +134,18 @@ class EventStreamDialect:
         raise unavailable("coding", f"{text}: accept identity, or try again later", self._limits)
 
     def began(self, coding: str) -> None:
-        """Count a stream."""
+        """Count a stream.
+
+        Called when the socket is made.
+        """
         self._compressed += coding != IDENTITY
         self._metrics.event_streams[coding].inc()
 
     def ended(self, coding: str) -> None:
-        """Count a stream less."""
+        """Count a stream less.
+
+        Called when the connection has gone, once for each `began`.
+        """
         self._compressed -= coding != IDENTITY
         self._metrics.event_streams[coding].dec()
 
@@ -138,7 +159,10 @@ class EventStreamDialect:
 
 
 def _check(request: Request, asked: SubscribeRequest) -> None:
-    """Refuse what only a WebSocket can do. Raises InvalidParameter or Refused."""
+    """Refuse what only a WebSocket can do. Raises InvalidParameter or Refused.
+
+    The parameters are known here, and their values were valid.
+    """
     if wants_upgrade(request):
         text = f"{request.path} is no WebSocket: connect to {request.websocket_base}/subscribe"
         raise Refused("transport", 400, "", text)
@@ -152,7 +176,10 @@ def _check(request: Request, asked: SubscribeRequest) -> None:
 
 
 def _last_event(headers: Mapping[str, str]) -> int | None:
-    """Return the position of the last event that a client has, if it comes back. Raises InvalidParameter."""
+    """Return the position of the last event that a client has, if it comes back. Raises InvalidParameter.
+
+    The field is empty before the first event.
+    """
     value = headers.get("last-event-id", "").strip()
     if value and not _POSITION(value):
         raise InvalidParameter("Last-Event-ID", value, "is not the ID of an event: it is a number")
@@ -160,12 +187,19 @@ def _last_event(headers: Mapping[str, str]) -> int | None:
 
 
 def _is_over(asked: SubscribeRequest, last_us: int | None) -> bool:
-    """Tell whether a client that comes back has had all up to `until`."""
+    """Tell whether a client that comes back has had all up to `until`.
+
+    Without this, an `EventSource` would connect again and again after the last event.
+    """
     return last_us is not None and asked.until is not None and last_us + 1 >= asked.until
 
 
 def _body(accept: str) -> BodyFraming:
-    """Return what a body is made of: lines, unless the client asks for Server-Sent Events."""
+    """Return what a body is made of: lines, unless the client asks for Server-Sent Events.
+
+    Server-Sent Events must be named by the client, and be wanted as much as lines of JSON: `*/*` does not
+    name them.
+    """
     wanted = qualities(accept)
     events = wanted.get(SSE.media_type, 0.0)
     return SSE if events and events >= wanted.get(NDJSON.media_type, 0.0) else NDJSON
@@ -174,11 +208,16 @@ def _body(accept: str) -> BodyFraming:
 class _Stream(NamedTuple):
     """The answer that never ends: one connection of `dialect`."""
 
+    # Where the stream is counted, and whose worker compresses.
     dialect: EventStreamDialect
+    # What delivery makes frames with: in chunks, unless the body is compressed.
     framing: BodyFraming
+    # The content coding: `identity`, or a name in `COMPRESSORS`.
     coding: str
+    # Whether the body has chunks, which HTTP/1.0 does not know.
     chunked: bool
-    over: bool  # whether the client comes back after the end
+    # Whether the client has had all events up to `until`, and asks for what is behind.
+    over: bool
 
     @property
     def transport(self) -> str:
@@ -201,7 +240,10 @@ class _Stream(NamedTuple):
         return response if request.method == "HEAD" else response.encode(time.time(), keep_alive=False)
 
     def open(self, connection: Connection, inbound: Sockets) -> Outbound:
-        """Return the socket of the connection."""
+        """Return the socket of the connection.
+
+        A compressor is made here, if the body has one: 56 or 124 KiB for as long as the connection lives.
+        """
         self.dialect.began(self.coding)
         common = (connection.transport, inbound, connection.peer, self.framing, self.ended)
         if self.coding == IDENTITY:

@@ -3,6 +3,13 @@
 It takes the parameters of `/subscribe` and `/events`. The events of the last minute are judged, rendered and
 compressed as they are for subscribers, for one explanation after another: some events in each turn of the
 event loop, and then a pause.
+
+    request ──▶ a token, room in the queue ──▶ its turn ──▶ `_count`, the last minute ──▶ JSON
+                    429                                       │
+                                                              └─ `_add`, and a pause, again and again
+
+Bytes are counted without compression, and with this server's own dictionary. docs/api.md describes the
+figures.
 """
 
 from __future__ import annotations
@@ -38,6 +45,7 @@ from jetstream.web.did_lists import no_list
 from jetstream.web.http import Request, Response
 from jetstream.web.parameters import FindList, SubscribeRequest, parse_request
 
+# How much of the log is judged, in microseconds.
 MINUTE_US: Final = 60_000_000
 # What higher numbers are shown as: `orjson` writes 64 bits.
 _NUMBER_MAX: Final = 2**63 - 1
@@ -48,8 +56,10 @@ _SHOWN_MAX: Final = 100  # DIDs of a list, and collections that a prefix matches
 class _Counts:
     """What was found so far."""
 
+    # Events of the last minute, and those of them that the filter selects and that are not too long.
     events: int = 0
     matched: int = 0
+    # Frames of a WebSocket, without compression and with it.
     plain_bytes: int = 0
     zstd_bytes: int = 0
     collections: set[bytes] = field(default_factory=set)  # of all events, up to some number
@@ -63,7 +73,10 @@ class Dictionaries(Protocol):
         """The framing with our own."""
 
     def check(self, dictionary_id: int | None, compress: bool, /) -> None:
-        """Raise InvalidParameter for a dictionary that there is not."""
+        """Raise InvalidParameter for a dictionary that there is not.
+
+        `compress` asks for the public dictionary.
+        """
 
 
 class Explain:
@@ -87,7 +100,9 @@ class Explain:
         clock: Callable[[], float] = time.monotonic,
         allowed: Allowance = always,
     ) -> None:
+        # Where the events of the last minute are read.
         self._log = log
+        # The arguments that the docstring describes.
         self._wire = wire
         self._positions = positions
         self._dictionaries = dictionaries
@@ -105,7 +120,11 @@ class Explain:
         self._asked = 0
 
     def handle(self, request: Request, _connection: object) -> Steps[Any]:
-        """Read a request, in steps; return its answer, or a response that is being made."""
+        """Read a request, in steps; return its answer, or a response that is being made.
+
+        The coroutine that is returned is awaited by the connection. 400 is for a parameter that cannot be
+        used, 429 for too many questions.
+        """
         wires = tuple(RENDERERS)
         try:
             asked = yield from parse_request(request, self._find_list, now_us=self._now_us(), wires=wires)
@@ -119,11 +138,15 @@ class Explain:
         return self._answer(asked)
 
     def _too_often(self) -> Response:
+        """Return a response that asks the client to try again."""
         again = {"Retry-After": str(self._limits.retry_after_s)}
         return Response.sentence(429, "explanations are asked for too often: try again later", again)
 
     async def _answer(self, asked: SubscribeRequest) -> Response:
-        """Return the explanation, when it is its turn."""
+        """Return the explanation, when it is its turn.
+
+        One explanation is made at a time, in the order in which they were asked for.
+        """
         self._asked += 1
         try:
             if not await self._allowed():
@@ -134,6 +157,7 @@ class Explain:
             self._asked -= 1
 
     async def _explain(self, asked: SubscribeRequest) -> Response:
+        """Judge the last minute, and return all that is known of a request."""
         wire = asked.wire or self._wire
         if asked.cursor is not None and asked.cursor > self._log.cursor_max:
             await self._log.look()
@@ -160,14 +184,19 @@ class Explain:
         return Response.json(200, body)
 
     async def _count(self, options: SubscriberOptions, renderer: Renderer) -> _Counts:
-        """Judge the events of the last minute, some at a time."""
+        """Judge the events of the last minute, some at a time.
+
+        The end is the tip at the start. Events that retention deletes meanwhile are left out.
+        """
         counts, stop = _Counts(), self._log.tip + 1
         position, limits = self._now_us() - MINUTE_US, self._limits
         while (batch := await self._log.read(max(position, self._log.floor), stop, EVERYTHING)) is not None:
+            # The batch may begin before the minute and end behind the tip.
             first, last = batch.index(position), batch.index(stop)
             while first < last:
                 began = self._clock()
                 bodies = batch.bodies[first : min(first + limits.explained_per_turn, last)]
+                # Large events are taken in smaller numbers: at least one.
                 reached = first + fitting(bodies, limits.explained_bytes_per_turn)
                 first = self._add(counts, batch, first, reached, options, renderer)
                 await self._pause(began)
@@ -183,7 +212,11 @@ class Explain:
         options: SubscriberOptions,
         renderer: Renderer,
     ) -> int:
-        """Add `batch[first:last]` to the counts, or less where that takes long; return up to where."""
+        """Add `batch[first:last]` to the counts, or less where that takes long; return up to where.
+
+        A content filter may have to parse records. It stops at `explained_search_cost`, and the next call
+        goes on there.
+        """
         chosen = options.wanted.select(batch, first, last)
         if options.content is not None:
             found, judged = self._features.select(
@@ -214,16 +247,24 @@ class Explain:
         return found
 
     async def _pause(self, began: float) -> None:
-        """Leave the event loop to others, after work that began at a time."""
+        """Leave the event loop to others, after work that began at a time.
+
+        The pause is `explained_pause_ratio` times as long as the work.
+        """
         await asyncio.sleep((self._clock() - began) * self._limits.explained_pause_ratio)
 
 
 def _at_most(value: int | None, most: int) -> int | None:
+    """Return a number that is shown, at most `most`; None stays None."""
     return value if value is None or value <= most else most
 
 
 def describe_filter(options: SubscriberOptions, dids_max: int = _SHOWN_MAX) -> dict[str, object]:
-    """Return a filter as JSON: an empty list is no restriction. Of many DIDs, some are shown."""
+    """Return a filter as JSON: an empty list is no restriction. Of many DIDs, some are shown.
+
+    Also the row of a subscriber has it (`subscribers`). `sample` is in percent; `records` are clauses, of
+    each of which a record must have one feature.
+    """
     wanted, content = options.wanted, options.content
     return {
         "collections": _names(wanted.collections, wanted.prefixes),
@@ -238,9 +279,11 @@ def describe_filter(options: SubscriberOptions, dids_max: int = _SHOWN_MAX) -> d
 
 
 def _names(full: frozenset[bytes], prefixes: frozenset[bytes]) -> list[str]:
+    """Return collections and prefixes as clients write them, sorted."""
     return sorted([name.decode() for name in full] + [prefix.decode() + "*" for prefix in prefixes])
 
 
 def _dids(most: int, *parts: DidSet) -> dict[str, object]:
+    """Return how many DIDs sets have together, and up to `most` of them."""
     some = islice(chain(*parts), most)
     return {"number": sum(map(len, parts)), "some": [did.decode() for did in some]}

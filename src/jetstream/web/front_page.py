@@ -2,6 +2,9 @@
 
 A browser gets HTML, which its scripts (`page_files`) fill with figures and events. Any other client gets the
 addresses, the parameters and the upstreams as text.
+
+What depends on the server is filled in with each request: its addresses, by the field `Host`, and its
+wire. The texts are here; what the scripts show is in `page/`. docs/page.md describes the page.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from jetstream.web.parameters import WIRE_RULE
 Sections = Mapping[str, Mapping[str, str]]
 
 _ABOUT: Final = "The ATProto firehose as light, friendly JSON over WebSocket."
+# The row of an endpoint that another listener may have.
 _METRICS: Final = "{base}/metrics"
 # The sections of `/`, with what depends on the server in braces.
 _SECTIONS: Final[Sections] = {
@@ -77,9 +81,11 @@ def page(
     `wire` is the name of the wire at `/subscribe`. `status` has the upstreams, which the text ends with.
     `metrics` tells whether `/metrics` is served at the same address, `serves` whether there are subscribers.
     """
+    # Rows, sections and links that are left out.
     hidden = (*(() if metrics else (_METRICS, "metrics")), *(() if serves else _OF_SUBSCRIBERS))
 
     def handler(request: Request) -> Response:
+        """Return HTML to a client that accepts it, and text to any other."""
         sections = _sections(request, wire, hidden)
         if "text/html" in request.headers.get("accept", ""):
             return html(request, _html(files.template, sections, wire, hidden))
@@ -90,7 +96,10 @@ def page(
 
 
 def _upstreams(status: Status) -> dict[str, str]:
-    """Return each upstream with its state, and how many PDSes are in which state."""
+    """Return each upstream with its state, and how many PDSes are in which state.
+
+    Thousands of PDSes are one row.
+    """
     rows = {each.name: f"{each.state}: {each.url}" for each in status.upstreams}
     if status.pds is not None:
         states = ", ".join(f"{status.pds.states[state]} {state}" for state in UPSTREAM_STATES)
@@ -109,6 +118,7 @@ def _sections(request: Request, wire: str, hidden: tuple[str, ...]) -> Sections:
 
 
 def _text(sections: Sections) -> str:
+    """Return the page as text: each section with two columns."""
     lines = ["Jetstream", _ABOUT]
     for title, rows in sections.items():
         width = max(map(len, rows), default=0)
@@ -117,6 +127,10 @@ def _text(sections: Sections) -> str:
 
 
 def _html(template: str, sections: Sections, wire: str, hidden: tuple[str, ...]) -> str:
+    """Return the page as HTML: the template, with what is known without its scripts.
+
+    All that is filled in is escaped, or is a constant of this module.
+    """
     return template.format(
         about=escape(_ABOUT),
         wire=escape(wire),
@@ -127,6 +141,7 @@ def _html(template: str, sections: Sections, wire: str, hidden: tuple[str, ...])
 
 
 def _section(title: str, rows: Mapping[str, str]) -> str:
+    """Return a section as an HTML table; a long one can be opened by a click."""
     cells = "".join(
         f"<tr><td>{_linked(left)}</td><td>{escape(right)}</td></tr>" for left, right in rows.items()
     )
@@ -137,5 +152,6 @@ def _section(title: str, rows: Mapping[str, str]) -> str:
 
 
 def _linked(text: str) -> str:
+    """Return a text as HTML; a URL becomes a link."""
     shown = escape(text)
     return f'<a href="{shown}">{shown}</a>' if text.startswith("http") else shown

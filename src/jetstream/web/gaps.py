@@ -3,6 +3,9 @@
 A consumer that keeps a copy of a repository fetches it again when there was a gap. A gap of a mirror is of
 all repositories. The oldest gaps come first, as many as one response has room for. A header field names where
 the next ones are. So a response is bounded, whatever the log keeps.
+
+    {"did":…,"from_rev":…,"to_rev":…,"time_us":…,"cause":"commit"}     of one repository
+    {"from_us":…,"to_us":…,"time_us":…,"cause":"upstream"}             of all, in a mirror
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from jetstream.web.allowance import Allowance, always
 from jetstream.web.http import Request, Response
 from jetstream.web.query import decode_query, time_in
 
+# One JSON object a line.
 NDJSON: Final = "application/x-ndjson"
 
 
@@ -32,7 +36,11 @@ class GapLog(Protocol):
     """What this page needs of the log: a part of `LogReader`."""
 
     async def gaps(self, since_us: int, count_max: int) -> list[Gap]:
-        """Return the oldest gaps since a time, rising."""
+        """Return the oldest gaps since a time, rising.
+
+        Those found at `since_us` (unix microseconds) or later: `count_max` of them, and all others of the
+        time of the last one. So the next page begins behind that time. Raises LogError.
+        """
 
 
 class Gaps:
@@ -50,6 +58,7 @@ class Gaps:
         clock: Callable[[], float] = time.monotonic,
         allowed: Allowance = always,
     ) -> None:
+        # The arguments that the docstring describes.
         self._log = log
         self._limits = limits
         self._now_us = now_us
@@ -62,7 +71,11 @@ class Gaps:
         self._asked = 0
 
     def handle(self, request: Request, _connection: object) -> Steps[Any]:
-        """Read a request, in steps; return its answer, or a response that is being made."""
+        """Read a request, in steps; return its answer, or a response that is being made.
+
+        The coroutine that is returned is awaited by the connection. 400 is for a time that cannot be read,
+        429 for too many questions.
+        """
         try:
             query = yield from decode_query(request.query)
             since_us = time_in(query, "since", self._now_us())
@@ -74,11 +87,16 @@ class Gaps:
         return self._answer(min(since_us or 0, TIME_MAX))
 
     def _too_often(self) -> Response:
+        """Return a response that asks the client to try again."""
         again = {"Retry-After": str(self._limits.retry_after_s)}
         return Response.sentence(429, "gaps are asked for too often: try again later", again)
 
     async def _answer(self, since_us: int) -> Response:
-        """Return the gaps, when it is the turn of this request."""
+        """Return the gaps, when it is the turn of this request.
+
+        One response is made at a time, in the order in which they were asked for. The field `Link` (RFC
+        8288) has the URL of the next page, if there may be one.
+        """
         self._asked += 1
         try:
             if not await self._allowed():
@@ -110,6 +128,7 @@ def _lines(gaps: Sequence[Gap], bytes_max: int) -> tuple[list[bytes], int | None
 
 
 def _line(gap: Gap) -> bytes:
+    """Return a gap as a line of JSON, as docs/api.md describes it."""
     time_us, did, after_rev, rev, cause = gap
     body: dict[str, str | int] = {"did": did, "from_rev": after_rev, "to_rev": rev}
     if cause == UPSTREAM_GAP:

@@ -7,6 +7,14 @@ fields say together. Every problem raises `BadRequest`. A test compares it with 
 
 A POST to a path that takes a body may have one, whose length is given beforehand and bounded. Any other body
 is refused: one that is not read would be taken for the next request.
+
+    400 malformed   no HTTP, a line without CR LF, an illegal character, no Host or two of them
+    411, 413, 501   a body: without its length, too long or not expected, in an unknown coding
+    414, 431        a request line, a header field or all of them are too long, or there are too many
+    505             another version than HTTP/1.0 and HTTP/1.1
+
+Header fields that are folded (RFC 9112, section 5.2) and chunked bodies are refused. There are no
+trailers.
 """
 
 from __future__ import annotations
@@ -27,6 +35,7 @@ METHOD_BYTES_MAX: Final = 32  # twice the length of the longest method that is r
 EMPTY_LINES_MAX: Final = 2  # before a request: old clients end a body with one (RFC 9112, section 2.2)
 PATH_CHARS_MAX: Final = 1_000  # the rest of a path is ignored: no route is nearly as long
 
+# Of a listener without uploads.
 NO_BODIES: Final[Mapping[str, int]] = {}
 
 # A character of a method or of a field's name; a target without spaces or controls; a value without controls.
@@ -92,15 +101,25 @@ class HeadReader:
         return len(self._buffer)
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the connection."""
+        """Take the next bytes of the connection.
+
+        It is not parsed here: `next` does that. The caller bounds how much it feeds by pausing the socket.
+        """
         self._buffer += data
 
     def rest(self) -> bytes:
-        """Return what came after the last request."""
+        """Return what came after the last request.
+
+        Called once, when another protocol takes the connection over.
+        """
         return bytes(self._buffer)
 
     def next(self) -> Request | None:
-        """Return the next request; None when it is not complete. Raises BadRequest."""
+        """Return the next request; None when it is not complete. Raises BadRequest.
+
+        After None, it is to be called again when more has been fed. After a request, it may be called at
+        once for one that came with it.
+        """
         if self._request is None and (head := self._whole_head() or self._head_of_lines()) is not None:
             self._empty_lines = 0
             self._request = _parse(head)
@@ -133,17 +152,26 @@ class HeadReader:
 
     @property
     def in_request(self) -> bool:
-        """Whether a part of the next request has come."""
+        """Whether a part of the next request has come.
+
+        Its end then has a deadline; between two requests a client may take longer.
+        """
         return len(self._buffer) > 0 or self._request is not None
 
     @property
     def continues(self) -> bool:
-        """Whether the client waits to be told to send its body (RFC 9110, section 10.1.1)."""
+        """Whether the client waits to be told to send its body (RFC 9110, section 10.1.1).
+
+        A client that has sent a part of the body already is not told any more: it does not wait.
+        """
         request = self._request
         return request is not None and not self._buffer and "100-continue" in request.tokens("expect")
 
     def _take_request(self) -> Request | None:
-        """Return the request whose head is complete with its body; None when that is not complete."""
+        """Return the request whose head is complete with its body; None when that is not complete.
+
+        The body is copied out of the buffer, and the head of the next request begins behind it.
+        """
         request, size = self._request, self._body_bytes
         if request is None or len(self._buffer) < size:
             return None
@@ -154,7 +182,11 @@ class HeadReader:
         return request
 
     def _next_line(self) -> bytes | None:
-        """Return the next line without its end; None when it is not complete. Raises BadRequest."""
+        """Return the next line without its end; None when it is not complete. Raises BadRequest.
+
+        The search for the end goes on where it stopped at the last call, so a line that comes byte by byte
+        takes linear time.
+        """
         end = self._buffer.find(b"\n", self._searched)
         length = (end if end >= 0 else len(self._buffer)) - self._line_at
         self._check_length(length)
@@ -168,7 +200,10 @@ class HeadReader:
         return line[:-1]
 
     def _take_request_line(self, line: bytes) -> None:
-        """Check a complete request line, or skip an empty line before it. Raises BadRequest."""
+        """Check a complete request line, or skip an empty line before it. Raises BadRequest.
+
+        At most `EMPTY_LINES_MAX` of them are skipped.
+        """
         if line:
             _check_request_line(line)
             self._fields_at = self._line_at
@@ -179,7 +214,11 @@ class HeadReader:
             self._cut_head()
 
     def _check_length(self, length: int) -> None:
-        """Check the line at `_line_at`, complete or not, of which `length` bytes have come."""
+        """Check the line at `_line_at`, of which `length` bytes have come. Raises BadRequest.
+
+        It may be incomplete. The first bytes of a request line tell a client that speaks another protocol,
+        such as TLS, before its line is complete: it may wait for an answer and never send one.
+        """
         if not self._fields_at:
             first = bytes(self._buffer[self._line_at : self._line_at + min(length, METHOD_BYTES_MAX + 1)])
             if first and first not in (b"\r", b"\r\n") and not _METHOD(first):
@@ -197,7 +236,10 @@ class HeadReader:
             raise BadRequest(431, "too_long", text)
 
     def _take_field(self, line: bytes) -> None:
-        """Check and count a complete header field. Raises BadRequest."""
+        """Check and count a complete header field. Raises BadRequest.
+
+        What the fields mean is not looked at before the head is complete.
+        """
         if not _FIELD(line):
             raise BadRequest(400, "malformed", f"{_shown(line)} is not a header field")
         if self._fields == self._fields_max:
@@ -207,7 +249,10 @@ class HeadReader:
         self._fields += 1
 
     def _cut_head(self) -> bytes:
-        """Remove the lines that were read from the buffer, and return them."""
+        """Remove the lines that were read from the buffer, and return them.
+
+        Offsets begin at 0 again.
+        """
         head = bytes(self._buffer[: self._line_at])
         del self._buffer[: self._line_at]
         self._line_at = self._searched = self._fields_at = self._fields = 0
@@ -215,7 +260,11 @@ class HeadReader:
 
 
 def _check_request_line(line: bytes) -> None:
-    """Refuse what is not a request line, and other versions of HTTP, before the header fields come."""
+    """Refuse what is not a request line, and other versions of HTTP, before the header fields come.
+
+    The method is any token: whether a path knows it is decided later. A head of the PROXY protocol gets a
+    sentence of its own, as it means a wrong setting.
+    """
     found = _REQUEST_LINE(line)
     if found is None and line.startswith(b"PROXY "):
         text = "the PROXY protocol is not expected: see --proxy-protocol and --trusted-proxies"
@@ -231,10 +280,13 @@ def _parse(head: bytes) -> Request:
     line, *fields = head.decode("latin-1")[:-4].split("\r\n")
     method, target, version = line.split(" ")
     minor, headers = int(version[-1]), _joined(fields)
+    # A chunked body is known and not taken: `_body_bytes` says so, with another status.
     if "transfer-encoding" in headers and headers["transfer-encoding"].lower() != "chunked":
         raise BadRequest(501, "body", "the coding of the body is not known here: send none")
     if "content-length" in headers:
         headers["content-length"] = _length(headers["content-length"])
+    # HTTP/1.0 needs no Host. Two Host fields are joined by a comma, which no host has (RFC 9112, section
+    # 3.2).
     if not is_host(headers.get("host", "" if minor else "localhost")):
         raise BadRequest(400, "malformed", "the request has no Host field that names a host")
     path, query = _split(target)
@@ -242,7 +294,12 @@ def _parse(head: bytes) -> Request:
 
 
 def _body_bytes(request: Request, bodies: Mapping[str, int]) -> int:
-    """Return how many bytes the body of a request has, 0 if it is not to be read. Raises BadRequest."""
+    """Return how many bytes the body of a request has, 0 if it is not to be read. Raises BadRequest.
+
+    `bodies` are the most bytes by path. A POST to one of these needs a Content-Length. With another method
+    or path the body is not read: GET, HEAD and OPTIONS are refused here, and the response to any other
+    method ends the connection.
+    """
     length, chunked = int(request.headers.get("content-length", 0)), "transfer-encoding" in request.headers
     if request.method == "POST" and request.route in bodies:
         if chunked or "content-length" not in request.headers:
@@ -257,7 +314,10 @@ def _body_bytes(request: Request, bodies: Mapping[str, int]) -> int:
 
 
 def _joined(fields: Iterable[str]) -> dict[str, str]:
-    """Return the header fields by name, in lower case. The values of a repeated field are joined."""
+    """Return the header fields by name, in lower case. The values of a repeated field are joined.
+
+    RFC 9110, section 5.2. The order of the values stays. Names are compared without regard to case.
+    """
     values: dict[str, str] = {}
     for field in fields:
         name, _, value = field.partition(":")
@@ -267,7 +327,11 @@ def _joined(fields: Iterable[str]) -> dict[str, str]:
 
 
 def _length(value: str) -> str:
-    """Return the number that a Content-Length gives. Raises BadRequest."""
+    """Return the number that a Content-Length gives. Raises BadRequest.
+
+    A list of equal numbers counts as one, since some proxies repeat the field. Different ones are refused:
+    two readers could take the body to end at different places (RFC 9112, section 6.3).
+    """
     found = _LENGTH(value)
     if found is None:
         raise BadRequest(400, "malformed", f"Content-Length {_shown(value.encode())} is not one number")
@@ -275,7 +339,11 @@ def _length(value: str) -> str:
 
 
 def _split(target: str) -> tuple[str, str]:
-    """Return the path, decoded, and the query of a request target in any form (RFC 9112, section 3.2)."""
+    """Return the path, decoded, and the query of a request target in any form (RFC 9112, section 3.2).
+
+    The authority of an absolute form is dropped, since all hosts are served alike, and so is a fragment.
+    Bytes that are no UTF-8 become U+FFFD.
+    """
     authority = _AUTHORITY(target)
     if authority is not None:
         target = target[authority.end() :] or "/"
@@ -284,7 +352,10 @@ def _split(target: str) -> tuple[str, str]:
 
 
 def _shown(data: bytes) -> str:
-    """Return the first bytes of a client as printable text of at most 100 characters, without secrets."""
+    """Return the first bytes of a client as printable text of at most 100 characters, without secrets.
+
+    Text behind the name of a secret is left out: it goes into responses and the log.
+    """
     secret = _SECRET(data[:40])
     shown = data[: secret.end()] if secret else data[:40]
     text = ascii(shown.decode("latin-1"))

@@ -8,6 +8,11 @@ OpenAPI knows no WebSockets. An endpoint to subscribe is a GET that is answered 
 what comes then. HEAD and OPTIONS, which all endpoints have, are not repeated for each of them.
 
 To add an endpoint: an entry in `_paths`.
+
+    _paths ──▶ _get, _upgrade ──▶ _operation ──▶ parameters (`parameter_table`)
+                                            └──▶ responses, schemas (`openapi_parts`)
+
+It is made once, when the server starts: nothing in it changes then.
 """
 
 from __future__ import annotations
@@ -62,11 +67,15 @@ _ABOUT: Final = (
     "path OPTIONS. A slash at its end does not matter. Unknown parameters are ignored, unless they are "
     "surely a mistake."
 )
+# Responses that several operations have.
 _TOKEN: Final = response("the token is missing or unknown", SENTENCE, ("WWW-Authenticate",))
 _ADDRESS: Final = response("the address of the client has too many", SENTENCE, ("Retry-After",))
 _LOCAL: Final = response("without tokens, this is for programs of the server's machine", SENTENCE)
+# 401 where operators have tokens, else 403: see `access`.
 _OPERATORS: Final = {"401": _TOKEN, "403": _LOCAL}
+# A number of a query that is not in `parameter_table`.
 _NUMBER: Final[Schema] = {"type": "integer", "minimum": 0}
+# Header fields of a file of the page, also of a 304.
 _FILE_FIELDS: Final = (
     *("Cache-Control", "ETag"),
     *("Content-Security-Policy", "Referrer-Policy", "X-Content-Type-Options"),
@@ -75,19 +84,26 @@ _HANDSHAKE: Final = "With the header fields of a WebSocket handshake (RFC 6455):
 
 
 def page(wire: str, *, metrics: bool) -> Callable[[Request], Response]:
-    """Return the page. `wire` is that of `/subscribe`; `metrics` tells whether `/metrics` is served here."""
+    """Return the page. `wire` is that of `/subscribe`; `metrics` tells whether `/metrics` is served here.
+
+    A server whose metrics have a listener of their own leaves that path out.
+    """
     # `orjson` writes no numbers of more than 64 bits.
     body = json.dumps(document(wire, metrics=metrics), separators=(",", ":"))
     answer = Response(200, body.encode() + b"\n", "application/json")
 
     def handler(_request: Request) -> Response:
+        """Return the document, which is the same for all requests."""
         return answer
 
     return handler
 
 
 def document(wire: str = "classic", *, metrics: bool = True) -> Json:
-    """Return the document of a server, as `page` serves it."""
+    """Return the document of a server, as `page` serves it.
+
+    It is a new object with each call, of parts that must not be changed.
+    """
     paths = _paths(wire)
     if not metrics:
         del paths["/metrics"]
@@ -104,7 +120,10 @@ def document(wire: str = "classic", *, metrics: bool = True) -> Json:
 
 
 def _paths(wire: str) -> Json:
-    """Return all paths with their operations."""
+    """Return all paths with their operations.
+
+    One entry for each route of `endpoints`; a test finds those that are missing.
+    """
     dictionary = _dictionary()
     return {
         "/": _page(),
@@ -159,11 +178,15 @@ def _paths(wire: str) -> Json:
 
 
 def _get(name: str, summary: str, responses: Json, parameters: Iterable[Json] = ()) -> Json:
+    """Return a path that has one operation, for GET."""
     return {"get": _operation(name, summary, responses, parameters)}
 
 
 def _operation(name: str, summary: str, responses: Json, parameters: Iterable[Json] = ()) -> Json:
-    """Return an operation, with the refusals of HTTP itself beside its own responses."""
+    """Return an operation, with the refusals of HTTP itself beside its own responses.
+
+    `name` is unique in the document: programs make the name of a function of it.
+    """
     common = {status: {"$ref": f"#/components/responses/{each}"} for status, (each, _) in REFUSALS.items()}
     return {
         "operationId": name,
@@ -174,6 +197,7 @@ def _operation(name: str, summary: str, responses: Json, parameters: Iterable[Js
 
 
 def _page() -> Json:
+    """Return the path of the page for people."""
     fields = ("Vary",)
     responses = {
         "200": response("the page: HTML or text, as the client accepts", PAGE, fields),
@@ -183,6 +207,7 @@ def _page() -> Json:
 
 
 def _page_file() -> Json:
+    """Return the path of the files of this page."""
     responses = _file_responses(FILES) | {"404": response("there is no such file", SENTENCE)}
     return _get(
         "pageFile", "A script or a style of the page", responses, (in_path("file", STRING, "main.js"),)
@@ -190,6 +215,7 @@ def _page_file() -> Json:
 
 
 def _file_responses(content: Json) -> Json:
+    """Return the responses of a file: its bytes, or 304."""
     return {
         "200": response("the file", content, _FILE_FIELDS),
         "304": response("the client has it", content, _FILE_FIELDS),
@@ -197,6 +223,7 @@ def _file_responses(content: Json) -> Json:
 
 
 def _subscribe(name: str, summary: str) -> Json:
+    """Return a path that is subscribed to with the parameters of `/subscribe`."""
     parameters = (
         *map(in_query, SUBSCRIBE),
         in_header("Socket-Encoding", "zstd: the same as compress=true", STRING),
@@ -209,6 +236,7 @@ def _subscribe(name: str, summary: str) -> Json:
 
 
 def _subscribe_events() -> Json:
+    """Return the path of the v2 wire, whose refusals are JSON."""
     refused = response("a parameter that cannot be used", json_of("Error") | SENTENCE)
     unavailable = response("there is no room", json_of("Error") | SENTENCE, ("Retry-After",))
     token = response("the token is missing or unknown", json_of("Error"), ("WWW-Authenticate",))
@@ -221,7 +249,10 @@ def _subscribe_events() -> Json:
 def _upgrade(
     name: str, summary: str, parameters: Iterable[Json], refusals: Json, more: Sequence[str] = ()
 ) -> Json:
-    """Return the path of a WebSocket. `more` are header fields that only it has."""
+    """Return the path of a WebSocket. `more` are header fields that only it has.
+
+    `refusals` are responses beside 101 and 426.
+    """
     handshake = ("Upgrade", "Sec-WebSocket-Accept", "Sec-WebSocket-Protocol")
     fields = header_fields(("Server", *handshake, "Jetstream-Wire", *POSITIONS, *more))
     responses = {
@@ -233,6 +264,7 @@ def _upgrade(
 
 
 def _event_stream() -> Json:
+    """Return the path of events without a WebSocket."""
     parameters = (
         *map(in_query, EVENT_STREAM),
         in_header("Accept-Encoding", "zstd or gzip: the body is compressed", STRING),
@@ -252,6 +284,7 @@ def _event_stream() -> Json:
 
 
 def _explain() -> Json:
+    """Return the path that tells how parameters are understood."""
     responses = {
         "200": response("what is understood, and what it selects", json_of("Explanation")),
         "400": response("a parameter that cannot be used: the sentence names it", SENTENCE),
@@ -262,6 +295,7 @@ def _explain() -> Json:
 
 
 def _gaps() -> Json:
+    """Return the path of messages that never came."""
     responses = {
         "200": response("gaps, the oldest first, one a line", GAP_LINES, ("Link",)),
         "400": response("a time that cannot be read", SENTENCE),
@@ -272,6 +306,7 @@ def _gaps() -> Json:
 
 
 def _filters() -> Json:
+    """Return the path to which lists of DIDs are uploaded."""
     lines: Schema = {"type": "string", "description": "one DID a line"}
     responses = {
         "200": response("the list is kept", json_of("DidList")),
@@ -287,6 +322,7 @@ def _filters() -> Json:
 
 
 def _subscribers() -> Json:
+    """Return the path of the subscribers one by one."""
     responses = {
         "200": response("a page of them", json_of("Subscribers"), ("Cache-Control",)),
         "400": response("a number that cannot be read", SENTENCE),
@@ -300,6 +336,7 @@ def _subscribers() -> Json:
 
 
 def _kick() -> Json:
+    """Return the path with which operators disconnect subscribers."""
     responses = {
         "200": response("how many were disconnected", json_of("Kicked")),
         "400": response("a body that cannot be used: the sentence says why", SENTENCE),
@@ -311,7 +348,10 @@ def _kick() -> Json:
 
 
 def _dictionary() -> tuple[str, Json, Iterable[Json]]:
-    """Return the summary, the responses and the parameters of our own dictionary."""
+    """Return the summary, the responses and the parameters of our own dictionary.
+
+    Two paths have them: that of XRPC is the same page.
+    """
     bytes_: Json = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     fields = ("ETag", "Cache-Control", "X-Zstd-Dictionary-Id")
     responses = {
@@ -328,7 +368,10 @@ def _dictionary() -> tuple[str, Json, Iterable[Json]]:
 
 
 def _archive(nsid: str, method: str) -> Json:
-    """Return the path of a method of an archive, which this server does not have."""
+    """Return the path of a method of an archive, which this server does not have.
+
+    Clients that look for an archive learn that there is none.
+    """
     responses = {"501": response("this server keeps no archive", json_of("Error"))}
     name = nsid.rpartition(".")[2]
     return {method.lower(): _operation(name, "A method of an archive", responses)}

@@ -1,6 +1,10 @@
 """The parts of `/openapi.json`: parameters, header fields, responses, and schemas of JSON. Pure.
 
 To add a header field of a response: an entry in `HEADERS`.
+
+Schemas are JSON Schema of the draft that OpenAPI 3.1 names (2020-12). A schema of a response has exactly
+the keys that the server sends, so that a test notices one that is missing here. The functions return new
+objects; constants are shared and must not be changed.
 """
 
 from __future__ import annotations
@@ -14,14 +18,18 @@ from jetstream.status import UPSTREAM_STATES
 from jetstream.web.did_lists import DIDS_MAX
 from jetstream.web.parameter_table import DID, Parameter, Schema
 
+# A part of the document.
 Json = dict[str, Any]
 
+# IDs, and addresses, of one request to `/subscribers/kick`.
 KICK_ITEMS_MAX: Final = 1_000
 KICK_REASON_CHARS_MAX: Final = 100  # a close has room for 123 bytes, with the cursor
 
+# A response of one line of text: a refusal, most of the time.
 SENTENCE: Final = {"text/plain": {"schema": {"type": "string"}}}
 _MICROSECONDS: Final[Schema] = {"type": "integer", "minimum": 0, "description": "unix microseconds"}
 _DATE: Final[Schema] = {"type": "string", "format": "date-time"}
+# A position in a header field; empty before the first event.
 EVENT_ID: Final[Schema] = {"type": "string", "pattern": "^[0-9]{0,20}$"}
 INTEGER: Final[Schema] = {"type": "integer"}
 STRING: Final[Schema] = {"type": "string"}
@@ -54,6 +62,7 @@ HEADERS: Final[Mapping[str, tuple[str, Schema, bool]]] = {
     "X-Content-Type-Options": ("the type is as it says", {"const": "nosniff"}, True),
     "X-Zstd-Dictionary-Id": ("the ID of the dictionary", {"type": "integer", "minimum": 1}, True),
 }
+# Header fields of every response, and those of a stream's position.
 _EVERY: Final = ("Server", "Access-Control-Allow-Origin", "Access-Control-Expose-Headers")
 POSITIONS: Final = ("Jetstream-Cursor", "Jetstream-Oldest", "Jetstream-Latest")
 
@@ -62,7 +71,10 @@ POSITIONS: Final = ("Jetstream-Cursor", "Jetstream-Oldest", "Jetstream-Latest")
 
 
 def in_query(parameter: Parameter) -> Json:
-    """Return a parameter of a query."""
+    """Return a parameter of a query.
+
+    It is optional: no parameter of this server is required.
+    """
     name, meaning, schema, example = parameter
     described = {"name": name, "in": "query", "description": meaning, "schema": schema}
     return described if example is None else described | {"example": example}
@@ -82,7 +94,10 @@ def in_path(name: str, schema: Schema, example: str) -> Json:
 
 
 def response(description: str, content: Json, fields: Iterable[str] = ()) -> Json:
-    """Return a response with its content and, beside those that every response has, its header fields."""
+    """Return a response with its content and, beside those that every response has, its header fields.
+
+    `fields` are names in `HEADERS`; `content` has a schema for each media type.
+    """
     return {"description": description, "headers": header_fields((*_EVERY, *fields)), "content": content}
 
 
@@ -97,7 +112,10 @@ def header(meaning: str, schema: Schema, required: bool) -> Json:
 
 
 def json_of(schema: str) -> Json:
-    """Return a content that is JSON, of a schema in `SCHEMAS`."""
+    """Return a content that is JSON, of a schema in `SCHEMAS`.
+
+    The content is a reference: the schemas stand at the end of the document.
+    """
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
 
 
@@ -129,7 +147,10 @@ READY_503: Final = json_of("Ready") | SENTENCE
 
 
 def _object(required: Mapping[str, Schema]) -> Json:
-    """Return the schema of an object with exactly these keys."""
+    """Return the schema of an object with exactly these keys.
+
+    All of them are required, as the server leaves none out.
+    """
     return {
         "type": "object",
         "properties": required,
@@ -139,6 +160,7 @@ def _object(required: Mapping[str, Schema]) -> Json:
 
 
 def _or_null(schema: Schema) -> Json:
+    """Return a schema that null matches, too."""
     return {**schema, "type": [schema["type"], "null"]}
 
 
@@ -190,7 +212,10 @@ def _subscriber() -> Json:
 
 
 def _process() -> Json:
-    """Return the schema of one of several processes."""
+    """Return the schema of one of several processes.
+
+    Of a server of several processes: see `supervisor`.
+    """
     number: Schema = {"type": ["number", "null"]}
     whole: Schema = {"type": ["integer", "null"]}
     return _object(
@@ -207,7 +232,10 @@ def _process() -> Json:
 
 
 def _status() -> Json:
-    """Return the schema of `/status.json`."""
+    """Return the schema of `/status.json`.
+
+    In the order of `status_page.body`.
+    """
     known: Schema = {"type": "number"}
     number: Schema = {"type": ["number", "null"]}
     whole: Schema = {"type": ["integer", "null"]}
@@ -257,6 +285,7 @@ def _status() -> Json:
     )
 
 
+# By the name that references have.
 SCHEMAS: Final = {
     "Error": _object({"error": STRING, "message": STRING}),
     "Dids": {"anyOf": [_DIDS, {"type": "object", "properties": {"dids": _DIDS}, "required": ["dids"]}]},

@@ -4,6 +4,14 @@ The page `/` and `/openapi.json` are made from these tables. The rules themselve
 `subscribe_events_parameters`: a test compares the names and the values.
 
 To add a parameter: an entry here, in `SUBSCRIBE` or among those that `SUBSCRIBE_EVENTS` has of its own.
+
+    SUBSCRIBE           `/subscribe` and `/v1/subscribe`
+    EVENT_STREAM        `/events`
+    EXPLAIN             `/explain`
+    GAPS                `/gaps`
+    SUBSCRIBE_EVENTS    `network.bsky.jetstream.subscribeEvents`
+
+Schemas say what a program may send. A server may take more: it also reads lists separated by commas.
 """
 
 from __future__ import annotations
@@ -26,9 +34,11 @@ from jetstream.model.syntax import (
 from jetstream.web.parameters import HEARTBEAT_S, WIRES
 from jetstream.web.subscribe_events_parameters import KINDS_MAX
 
+# JSON Schema as JSON. Schemas are shared, and are never changed.
 Schema = Mapping[str, Any]
 
 _MAX: Final = 10**20 - 1  # numbers have at most twenty digits
+# The largest numbers of the lexicon's types.
 _INT64_MAX: Final = 2**63 - 1
 _UINT32_MAX: Final = 2**32 - 1
 
@@ -36,21 +46,28 @@ _UINT32_MAX: Final = 2**32 - 1
 class Parameter(NamedTuple):
     """A parameter of the query. `schema` is JSON Schema, of the draft of OpenAPI 3.1."""
 
+    # As it stands in the query.
     name: str
+    # A part of a sentence, without a full stop: a description, and a row of the page.
     meaning: str
+    # Of one value, or of a list, whose items are repeated parameters.
     schema: Schema
+    # A value for documentation and for tests; None: there is no example.
     example: object = None
 
 
 def _list(items: Schema, items_max: int = NAMES_MAX) -> Schema:
+    """Return the schema of a list of up to so many items."""
     return {"type": "array", "items": items, "maxItems": items_max}
 
 
 def _integer(minimum: int, maximum: int = _MAX) -> Schema:
+    """Return the schema of a whole number in a range, both ends included."""
     return {"type": "integer", "minimum": minimum, "maximum": maximum}
 
 
 def _text(pattern: str, chars_max: int) -> Schema:
+    """Return the schema of a text that matches a pattern as a whole."""
     return {"type": "string", "pattern": f"^(?:{pattern})$", "maxLength": chars_max}
 
 
@@ -59,17 +76,23 @@ def _optional(pattern: str, chars_max: int) -> Schema:
     return {"type": "string", "pattern": f"^(?:{pattern})?$", "maxLength": chars_max}
 
 
+# A collection, or a prefix: the beginning of one, a dot and an asterisk.
 _COLLECTION: Final = _text(rf"{NSID_PATTERN}|{NSID_PREFIX_PATTERN}\*", NSID_CHARS_MAX + 1)
 # Of two names or more.
 _LONG_COLLECTION: Final = {**_COLLECTION, "maxLength": NSID_CHARS_MAX, "not": {"pattern": r"^[^.]+\.\*$"}}
 DID: Final = _text(DID_PATTERN, DID_CHARS_MAX)
+# A record: its repo, its collection and its key, which is neither `.` nor `..`.
 _AT_URI: Final = rf"at://{DID_PATTERN}/{NSID_PATTERN}/(?!\.{{1,2}}$){RECORD_KEY_PATTERN}"
+# A tag of BCP 47: up to eight parts of up to eight characters.
 _LANGUAGE: Final = _text("[a-zA-Z]{1,8}(?:-[a-zA-Z0-9]{1,8}){0,7}", 80)
+# Not only white space.
 _PHRASE: Final[Schema] = {"type": "string", "pattern": r"\S", "maxLength": PHRASE_CHARS_MAX}
+# Above 0 and up to 100, with at most two digits behind the point.
 _PERCENT: Final = _optional(r"(?![0.]+$)(?:100(?:\.0{1,2})?|0?[0-9]{1,2}(?:\.[0-9]{1,2})?)", 6)
 _KIND: Final[Schema] = {"enum": [*KINDS]}
 _OPERATION: Final[Schema] = {"enum": [*OPERATIONS]}
 _FLAG: Final[Schema] = {"type": "boolean"}
+# A time as people write it (`model.timestamp`): it has three forms.
 _TIME: Final = _optional(
     r"[0-9]{1,20}"  # unix microseconds
     r"|[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
@@ -78,6 +101,7 @@ _TIME: Final = _optional(
     64,
 )
 
+# What all endpoints have: the filter but for collections, DIDs and kinds, and where to end.
 _SHARED: Final = (
     Parameter("operations", "create, update, delete", _list(_OPERATION), ["create"]),
     Parameter(

@@ -10,6 +10,14 @@ millisecond, and the caller decides when to go on (`scheduling.Worker`).
 What a short query means is remembered. To add a parameter: its name to `_KNOWN`, its value to `_read` and, if
 it may change while connected, to `_OPTIONS` and `parse_message`. One whose meaning depends on more than the
 query, such as the time: to `_VARYING` and `parse_request`. One that filters: `web/filter_parameters.py`.
+
+    query string ──▶ decode_query ──▶ Query ──▶ Given ──┐
+                                                        ├──▶ parse_filter ──▶ SubscriberOptions
+    options_update ──▶ JSON ──▶ Given ──────────────────┘
+
+The same names mean the same in both. A query has more of them: where to begin and to end, and how events
+are written. docs/api.md describes each parameter for clients, and `parameter_table` has a sentence and a
+schema of each.
 """
 
 from __future__ import annotations
@@ -46,6 +54,7 @@ from jetstream.web.query import (
 COMMAS_MAX: Final = 24_000
 # Names that came with the v1 wire. `maxSize` is what the Go client sends for `maxMessageSizeBytes`.
 _V1: Final = ("compress", "requireHello", "maxMessageSizeBytes", "maxSize")
+# The wires of `/subscribe` and `/v1/subscribe`.
 WIRES: Final = (CLASSIC.name, V1.name)  # v2 has an endpoint of its own
 # Which requests get v1: for `/`, and for a request that lacks the upgrade.
 WIRE_RULE: Final = (
@@ -72,8 +81,13 @@ FindList = Callable[[str], DidList]
 
 
 class SubscribeRequest(NamedTuple):
-    """What a client asked for in its URL."""
+    """What a client asked for in its URL.
 
+    Values are checked by themselves here. Whether an endpoint can serve them is decided by its `Dialect`.
+    A short query may be remembered, so the value may be shared by many requests.
+    """
+
+    # Filter, content and size limit.
     options: SubscriberOptions  # until the first `options_update`
     cursor: int | None  # in unix microseconds, to start at; None: live
     require_hello: bool  # whether nothing is sent before the first `options_update`
@@ -87,12 +101,18 @@ class SubscribeRequest(NamedTuple):
 
     @property
     def bounds(self) -> Bounds | None:
-        """Where the subscription ends by itself, for one subscriber."""
+        """Where the subscription ends by itself, for one subscriber.
+
+        A new object with each call, as it counts the events of one subscriber.
+        """
         return bounds_of(self.until, self.limit)
 
 
 class OptionsUpdate(NamedTuple):
-    """What a client asked for in an `options_update`."""
+    """What a client asked for in an `options_update`.
+
+    It replaces all options of the connection.
+    """
 
     options: SubscriberOptions
     heartbeat_s: int | None  # None: that of the URL
@@ -100,7 +120,10 @@ class OptionsUpdate(NamedTuple):
 
 
 def bounds_of(until: int | None, limit: int | None) -> Bounds | None:
-    """Return the bounds of one subscriber; None if it has none."""
+    """Return the bounds of one subscriber; None if it has none.
+
+    `until` is in unix microseconds, `limit` a number of events; each may be None.
+    """
     return None if until is None and limit is None else Bounds(until, limit)
 
 
@@ -119,6 +142,7 @@ def parse_request(
     InvalidParameter.
     """
     zstd = "zstd" in request.tokens("socket-encoding") if "socket-encoding" in request.headers else None
+    # Nearly all requests end here: their query is short and was read before, with or without a cursor.
     if len(request.query) <= SHORT_CHARS:
         text, number = cut_cursor(request.query)
         if (asked := _remembered(text, zstd, tuple(wires))) is not None:
@@ -133,7 +157,10 @@ def parse_request(
 
 @lru_cache(REMEMBERED)
 def _remembered(text: str, zstd: bool | None, wires: Sequence[str]) -> SubscribeRequest | None:
-    """Read a short query at once; None if what it means depends on more than its text."""
+    """Read a short query at once; None if what it means depends on more than its text.
+
+    Raises InvalidParameter, and does so again for the same text: errors are not remembered.
+    """
     query = finish(decode_query(text))
     return None if query.keys() & _VARYING else finish(_read(query, zstd, wires, None))
 
@@ -144,10 +171,14 @@ def _read(
     """Read all but `_VARYING` of a query, in steps.
 
     `zstd`: whether the field `Socket-Encoding` names it; None: there is no such field.
+
+    The cursor is None, and so are `until` and the list: `parse_request` sets them. Raises
+    InvalidParameter.
     """
     first = {name: values[0] for name, values in query.items()}
     yield from _refuse_mistakes(first, _KNOWN)
     wanted, content = yield from parse_filter(given_in(query), did_list)
+    # No number, and 0, is no limit.
     size = number_in(query, _size_name(first), "is not a number of bytes")
     return SubscribeRequest(
         SubscriberOptions(wanted, size or 0, content),
@@ -167,6 +198,9 @@ def parse_message(text: bytes, find_list: FindList = no_list) -> Steps[OptionsUp
     An update replaces all options; those that are absent are reset, `heartbeat` to that of the URL.
     `find_list` is that of `parse_request`. Raises JSONDecodeError for what is not JSON, and InvalidParameter
     for a bad update.
+
+    The steps between two yields take less than a millisecond, but for `orjson`, whose work is bounded by
+    `COMMAS_MAX` and by the length of a message (`websocket.MESSAGE_BYTES_MAX`).
     """
     # Before parsing, which is one step: `orjson` cannot be interrupted.
     if text.count(b",") + text.count(b"[") + text.count(b"{") > COMMAS_MAX:
@@ -193,6 +227,7 @@ def parse_message(text: bytes, find_list: FindList = no_list) -> Steps[OptionsUp
     size = payload.get(size_name)
     if size is None:
         size = 0
+    # `type`, and not `isinstance`: JSON's true is not a number.
     if type(size) is not int or size < 0:
         raise InvalidParameter(size_name, _shown(size), "is not a number of bytes")
     heartbeat_s = payload.get("heartbeat")
@@ -202,7 +237,10 @@ def parse_message(text: bytes, find_list: FindList = no_list) -> Steps[OptionsUp
 
 
 def _size_name(given: Mapping[str, object]) -> str:
-    """Return by which of its two names the limit of messages is given. Raises InvalidParameter for both."""
+    """Return by which of its two names the limit of messages is given. Raises InvalidParameter for both.
+
+    `given` are the names of a query or an update with their values.
+    """
     if "maxSize" not in given:
         return "maxMessageSizeBytes"
     if "maxMessageSizeBytes" in given:
@@ -213,7 +251,10 @@ def _size_name(given: Mapping[str, object]) -> str:
 
 
 def _key(name: str) -> str:
-    """Return a name without what is often wrong in it: case, separators, and the plural."""
+    """Return a name without what is often wrong in it: its case, separators, and the plural.
+
+    So `wanted_collection` and `wantedCollections` have the same key.
+    """
     return name.lower().replace("_", "").replace("-", "").removesuffix("s")
 
 
@@ -230,6 +271,8 @@ def _refuse_mistakes(given: Mapping[str, object], known: Collection[str]) -> Ste
     """Refuse, in steps, a name that would be ignored although a known one was meant.
 
     The client would get all events. Raises InvalidParameter.
+
+    `known` are the names that count here: those of a query, or those of an update.
     """
     for count, (name, value) in enumerate(given.items(), 1):
         meant = None if name in known else _MEANT.get(_key(name[:NAME_CHARS_MAX]))
@@ -244,6 +287,8 @@ def _wire(query: Query, encoded: bool, wires: Sequence[str]) -> str | None:
     """Return the wire that a request selects: by name, or v1 by a name that came with it; else None.
 
     `encoded`: whether it has the field `Socket-Encoding`, which came with it, too.
+
+    `wires` are the names that this endpoint has. Raises InvalidParameter for any other.
     """
     wire = once_in(query, "wire")
     if wire and wire not in wires:
@@ -255,7 +300,10 @@ def _wire(query: Query, encoded: bool, wires: Sequence[str]) -> str | None:
 
 
 def read_until(query: Query, cursor: int | None, now_us: int) -> int | None:
-    """Return where the subscription ends, which is not before it starts. Raises InvalidParameter."""
+    """Return where the subscription ends, which is not before it starts. Raises InvalidParameter.
+
+    In unix microseconds. `cursor` is where the subscription begins; None: at the present, `now_us`.
+    """
     until = time_in(query, "until", now_us)
     if until is not None and until < (now_us if cursor is None else cursor):
         start = "the present, where it starts: give a cursor" if cursor is None else f"the cursor, {cursor}"
@@ -264,13 +312,19 @@ def read_until(query: Query, cursor: int | None, now_us: int) -> int | None:
 
 
 def read_list(query: Query, find_list: FindList) -> DidList | None:
-    """Return the uploaded list that a request names. Raises InvalidParameter."""
+    """Return the uploaded list that a request names. Raises InvalidParameter.
+
+    None if it names none. A list that is unknown or not kept any more is an error.
+    """
     list_id = once_in(query, "filter")
     return find_list(list_id) if list_id else None
 
 
 def read_limit(query: Query) -> int | None:
-    """Return how many events are sent. Raises InvalidParameter."""
+    """Return how many events are sent. Raises InvalidParameter.
+
+    None if there is no limit. 0 is refused: nothing would be sent.
+    """
     limit = number_in(query, "limit", problem := "is not a number of events from 1 on")
     if limit == 0:
         raise InvalidParameter("limit", once_in(query, "limit"), problem)
@@ -278,7 +332,10 @@ def read_limit(query: Query) -> int | None:
 
 
 def read_heartbeat(query: Query) -> int | None:
-    """Return the seconds between heartbeats. Raises InvalidParameter."""
+    """Return the seconds between heartbeats. Raises InvalidParameter.
+
+    None if the request has none: the wire decides then.
+    """
     seconds = number_in(query, "heartbeat", _NO_HEARTBEAT)
     if seconds is not None and seconds not in HEARTBEAT_S:
         raise InvalidParameter("heartbeat", once_in(query, "heartbeat"), _NO_HEARTBEAT)
@@ -294,7 +351,10 @@ def _boolean(payload: dict[str, Any], name: str) -> bool:
 
 
 def _decimal(payload: dict[str, Any], name: str) -> str:
-    """Return an option that is a number, as text; empty when it is absent or null."""
+    """Return an option that is a number, as text; empty when it is absent or null.
+
+    It is read from text, as in a query. Raises InvalidParameter.
+    """
     value = payload.get(name)
     if value is not None and type(value) not in {int, float}:
         raise InvalidParameter(name, _shown(value), "is not a number")
@@ -302,7 +362,10 @@ def _decimal(payload: dict[str, Any], name: str) -> str:
 
 
 def _strings(payload: dict[str, Any], name: str) -> list[str]:
-    """Return an option that is a list of strings; an empty one when it is absent or null."""
+    """Return an option that is a list of strings; an empty one when it is absent or null.
+
+    Raises InvalidParameter for what is not a list, or has an item that is not a string.
+    """
     items = payload.get(name)
     if items is None:
         return []

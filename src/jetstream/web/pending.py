@@ -40,6 +40,7 @@ class Pending(Generic[Owner]):
         limits: WebLimits = WebLimits(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        # The arguments that the docstring describes. They do not change.
         self._timeout_s = timeout_s
         self._expire = expire
         self._drop = drop
@@ -53,18 +54,27 @@ class Pending(Generic[Owner]):
         self._scheduled = False
 
     def start(self, owner: Owner, size: int = 0) -> None:
-        """Start the timeout of an owner; restart it for one that is pending already."""
+        """Start the timeout of an owner; restart it for one that is pending already.
+
+        `size` bytes are held for it. The memory limit is not looked at here.
+        """
         self.remove(owner)
         self._hold(owner, size)
 
     def update(self, owner: Owner, size: int) -> None:
-        """Set how many bytes are held for an owner. The timeout starts with the first call only."""
+        """Set how many bytes are held for an owner. The timeout starts with the first call only.
+
+        `drop` may be called with this owner or another one.
+        """
         self._hold(owner, size)
         if self._total > self._limits.pending_bytes_max:
             self._drop(next(each for each, (_, held) in self._entries.items() if held))
 
     def remove(self, owner: Owner) -> None:
-        """Stop the timeout of an owner, if it is pending: it has finished or has gone."""
+        """Stop the timeout of an owner, if it is pending: it has finished or has gone.
+
+        Later calls do nothing.
+        """
         _, size = self._entries.pop(owner, (0.0, 0))
         self._total -= size
 
@@ -86,7 +96,11 @@ class Pending(Generic[Owner]):
             asyncio.get_running_loop().call_later(self._limits.deadline_check_s, self._check)
 
     def _check(self) -> None:
-        """Expire what is late, and check again in a while if anything is pending."""
+        """Expire what is late, and check again in a while if anything is pending.
+
+        `expire` must remove or restart its owner, or this would not end. A deadline is found up to
+        `deadline_check_s` late.
+        """
         self._scheduled = False
         now = self._clock()
         while (owner := self.oldest()) is not None and now - self._entries[owner][0] >= self._timeout_s:
@@ -99,6 +113,8 @@ def end_output(transport: asyncio.Transport) -> None:
 
     TLS has no end of one direction only. So the connection is closed, and what the client still sends is
     discarded by the transport until it answers, for `close_timeout_s`.
+
+    A write buffer that is not empty is sent first, in both cases.
     """
     if transport.can_write_eof():
         transport.write_eof()
@@ -124,6 +140,7 @@ class LingeringClose:
     def __init__(
         self, limits: WebLimits, call_later: Callable[[float, Callable[[], None]], object] | None = None
     ) -> None:
+        # Bytes and pauses, for each connection and for all.
         self._limits = limits
         self._call_later = call_later or asyncio.get_running_loop().call_later
         # Connections whose reading is paused, in the order in which they are read again. While there are any,
@@ -131,7 +148,10 @@ class LingeringClose:
         self._waiting: deque[asyncio.Transport] = deque()
 
     def discard(self, transport: asyncio.Transport, discarded: int) -> None:
-        """Pause a connection until it is its turn; `discarded` is how many bytes of it were read in all."""
+        """Pause a connection until it is its turn; `discarded` is how many bytes of it were read in all.
+
+        Called with each piece that was read and thrown away.
+        """
         if transport.is_closing() or discarded <= self._limits.lingering_bytes_at_once:
             return
         transport.pause_reading()
@@ -141,7 +161,10 @@ class LingeringClose:
                 self._call_later(self._limits.lingering_pause_s, self._resume_next)
 
     def _resume_next(self) -> None:
-        """Read the connection that has waited the longest once more."""
+        """Read the connection that has waited the longest once more.
+
+        One that has been closed meanwhile takes a turn, too, which costs nothing.
+        """
         transport = self._waiting.popleft()
         if self._waiting:
             self._call_later(self._limits.lingering_pause_s, self._resume_next)

@@ -1,4 +1,8 @@
-"""Positions in the stream, as clients are told them: in the handshake, and at `/cursors`."""
+"""Positions in the stream, as clients are told them: in the handshake, and at `/cursors`.
+
+Positions are in unix microseconds, and are valid cursors. They are of the moment of the response: the log
+grows meanwhile, and its oldest events are dropped.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,10 @@ from jetstream.web.pages import Page
 
 
 def position_headers(positions: Positions) -> dict[str, str]:
-    """Return header fields, in unix microseconds. `Oldest` and `Latest` are absent while the log is empty."""
+    """Return header fields, in unix microseconds. `Oldest` and `Latest` are absent while the log is empty.
+
+    `Jetstream-Cursor` is always there: no event below it is sent.
+    """
     fields = {
         "Jetstream-Cursor": positions.cursor,
         "Jetstream-Oldest": positions.oldest,
@@ -21,9 +28,14 @@ def position_headers(positions: Positions) -> dict[str, str]:
 
 
 def cursors(positions: Callable[[], Positions], now_us: Callable[[], int]) -> Page:
-    """Return the page `/cursors`: positions of a subscription that would begin now, with dates, as JSON."""
+    """Return the page `/cursors`: positions of a subscription that would begin now, with dates, as JSON.
+
+    `positions` returns those of a subscription without a cursor. `now_us` gives the time of the server, so
+    that a client can tell how far its own clock is off.
+    """
 
     def handler(_request: Request) -> Response:
+        """Answer with 200; positions of an empty log are null."""
         now = positions()
         times = {"cursor": now.cursor, "oldest": now.oldest, "latest": now.latest, "now": now_us()}
         body: dict[str, int | str | None] = {}

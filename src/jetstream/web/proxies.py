@@ -6,6 +6,10 @@
 
 Anybody can send these fields. They are read only where the peer of the connection is a proxy that the
 operator trusts (`--trusted-proxies`).
+
+What is taken from them: the address of the client, for the log and the limits per address; the scheme and
+the host, for URLs in pages and refusals. `peer` is the IP address of the other end of the connection, or
+what a head of the PROXY protocol has put in its place (`Connection.origin`).
 """
 
 from __future__ import annotations
@@ -25,11 +29,15 @@ PEERS_REMEMBERED: Final = 256  # addresses of clients: nearly all may be that of
 _PAIR: Final = re.compile(
     r'(?<![\w-])([\w-]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))\s*([;,]|$)', re.ASCII
 ).findall
+# A character with a backslash before it, in a quoted parameter (RFC 9110, section 5.6.4).
 _ESCAPED: Final = re.compile(r"\\(.)")
 
 
 class Client(NamedTuple):
-    """The client of a request: its address, and the request as the client made it to the proxy."""
+    """The client of a request: its address, and the request as the client made it to the proxy.
+
+    The request has its scheme and its `Host` field replaced where a trusted proxy names others.
+    """
 
     address: str
     request: Request
@@ -50,9 +58,11 @@ def client_of(request: Request, peer: str, trusted: Sequence[Network]) -> Client
     elements = _forwarded(request)
     addresses = request.headers.get("x-forwarded-for", "").split(",")
     if "x-forwarded-for" in request.headers:
+        # What a client has sent under the name that its proxy does not set must not count.
         elements = [{}]
     elif elements != [{}]:
         addresses = [each.get("for", "") for each in elements]
+    # Values that are neither a scheme of HTTP nor a host leave the request as it was.
     scheme = (elements[0].get("proto") or _first(request, "x-forwarded-proto")).lower()
     host = elements[0].get("host") or _first(request, "x-forwarded-host")
     if scheme in ("http", "https"):
@@ -63,7 +73,12 @@ def client_of(request: Request, peer: str, trusted: Sequence[Network]) -> Client
 
 
 def _address(addresses: Sequence[str], peer: str, trusted: Sequence[Network]) -> str:
-    """Return the address of the client, where `peer` is trusted."""
+    """Return the address of the client, where `peer` is trusted.
+
+    `addresses` are in the order of the proxies: the client first, the nearest proxy last. A trusted one
+    among them is a proxy before the last one. Where an item is no address, such as `unknown` or a hidden
+    name (RFC 7239, section 6), the last trusted address counts as the client.
+    """
     for item in reversed(addresses):
         address = _parse(item.strip())
         if address is None:
@@ -76,24 +91,31 @@ def _address(addresses: Sequence[str], peer: str, trusted: Sequence[Network]) ->
 
 @lru_cache(PEERS_REMEMBERED)
 def is_loopback(peer: str) -> bool:
-    """Tell whether an IP address is of this machine; an IPv4 address mapped into IPv6 counts, too."""
+    """Tell whether an IP address is of this machine; an IPv4 address mapped into IPv6 counts, too.
+
+    An empty text, or anything else that is no address, is not.
+    """
     address = _parse(peer)
     return address is not None and address.is_loopback
 
 
 def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
-    """Tell whether an address is that of a proxy that is trusted."""
+    """Tell whether an address is that of a trusted proxy. False where none is trusted."""
     return bool(trusted) and in_networks(peer, trusted)
 
 
 def in_networks(text: str, networks: Sequence[Network]) -> bool:
-    """Tell whether a text is an address of one of these networks."""
+    """Tell whether a text is an address of one of these networks. False if it is no address."""
     address = _parse(text)
     return address is not None and any(address in network for network in networks)
 
 
 def unmapped(address: str) -> str:
-    """Return an address as people write it: a socket of both kinds maps IPv4 into IPv6."""
+    """Return an address without the prefix of one that is mapped into IPv6.
+
+    A socket for IPv6 and IPv4 shows 203.0.113.9 as `::ffff:203.0.113.9`. The text is not checked
+    otherwise.
+    """
     ipv4 = address.removeprefix("::ffff:")
     return ipv4 if "." in ipv4 else address
 
@@ -114,7 +136,11 @@ def _parse(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def _forwarded(request: Request) -> list[dict[str, str]]:
-    """Return the elements of `Forwarded`: their parameters by name, in lower case."""
+    """Return the elements of `Forwarded`: their parameters by name, in lower case.
+
+    The first is of the outermost proxy. There is always one, empty if the field is missing. What does not
+    read as a parameter is skipped.
+    """
     value = request.headers.get("forwarded", "")
     elements: list[dict[str, str]] = [{}]
     for name, quoted, token, end in _PAIR(value):
@@ -125,4 +151,5 @@ def _forwarded(request: Request) -> list[dict[str, str]]:
 
 
 def _first(request: Request, name: str) -> str:
+    """Return the first value of a field that is a list; empty if the field is missing."""
     return request.headers.get(name, "").partition(",")[0].strip()

@@ -19,11 +19,13 @@ import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
+# Of a version 1 line with its CR LF: the longest that the specification allows (section 2.1).
 V1_BYTES_MAX: Final = 107
 V2_BYTES_MAX: Final = 2_048  # ours; those of load balancers have some hundred
 _V1: Final = b"PROXY "
 _V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _V2_FIXED: Final = 16
+# Version 2: the commands, and the highest numbers of families and transports.
 _LOCAL, _PROXY = 0, 1
 # Family and transport, and how many bytes an address has. Others than these two say nothing of a client.
 _TCP: Final = {0x11: 4, 0x21: 16}
@@ -36,14 +38,20 @@ _LINE: Final = re.compile(
 
 
 class BadHead(Exception):
-    """What came is no head of the PROXY protocol."""
+    """What came is no head of the PROXY protocol.
+
+    The text says why, without what came: it is shown in the log.
+    """
 
 
 class ProxyHead:
-    """Takes the head of a connection, and nothing behind it, in pieces of any size."""
+    """Takes the head of a connection, and nothing behind it, in pieces of any size.
+
+    `arrival` peeks at the socket, and takes as many bytes from it as `take` says, until `complete`.
+    """
 
     def __init__(self) -> None:
-        # What was taken.
+        # All bytes of the head that were taken so far, at most `V2_BYTES_MAX`.
         self._taken = b""
         # Whether it is complete.
         self.complete = False
@@ -54,6 +62,9 @@ class ProxyHead:
         """Return how many bytes at the start of `data` belong to the head. Raises BadHead.
 
         They must not be given again. Each call takes at least one byte of any data.
+
+        It may be fewer than `data` has: what follows is of the client. The head is parsed in the call that
+        completes it.
         """
         seen = self._taken + data
         size = _size(seen)
@@ -66,7 +77,11 @@ class ProxyHead:
 
 
 def _size(seen: bytes) -> int | None:
-    """Return the size of a head that begins so; None if it is not known and all belongs to it."""
+    """Return the size of a head that begins so; None if it is not known and all belongs to it.
+
+    Raises BadHead as soon as the bytes cannot begin a head, so that a client that is no proxy is not
+    waited for.
+    """
     if seen[: len(_V2)] == _V2[: len(seen)]:
         return _v2_size(seen)
     if seen[: len(_V1)] != _V1[: len(seen)]:
@@ -78,6 +93,7 @@ def _size(seen: bytes) -> int | None:
 
 
 def _v2_size(seen: bytes) -> int | None:
+    """Return the size of a version 2 head; None before its first 16 bytes. Raises BadHead."""
     if len(seen) < _V2_FIXED:
         return None
     size = _V2_FIXED + int.from_bytes(seen[14:16], "big")
@@ -87,6 +103,11 @@ def _v2_size(seen: bytes) -> int | None:
 
 
 def _v1(head: bytes) -> str | None:
+    """Return the client's address of a version 1 line; None for UNKNOWN. Raises BadHead.
+
+    Both addresses must be of the family that the line names, and the ports in range, as the specification
+    demands (section 2.1). Only the first address is used.
+    """
     found = _LINE(head[:-2].decode("latin-1"))
     if found is None:
         raise BadHead("the PROXY line is not as in version 1 of the protocol")
@@ -103,6 +124,11 @@ def _v1(head: bytes) -> str | None:
 
 
 def _v2(head: bytes) -> str | None:
+    """Return the client's address of a version 2 head; None where it names none. Raises BadHead.
+
+    Section 2.2. Families and transports other than TCP over IP are valid, and name no client here.
+    Extensions (TLVs) behind the addresses are ignored, and so is their checksum.
+    """
     version, command = divmod(head[12], 16)
     family, transport = divmod(head[13], 16)
     if version != 2 or command not in (_LOCAL, _PROXY) or family > _FAMILIES or transport > _TRANSPORTS:

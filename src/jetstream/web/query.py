@@ -1,6 +1,11 @@
 """A query string: decoded, in steps, and the values of its parameters by their types. Pure.
 
 A value that cannot be used raises `InvalidParameter` with the name, the value and a sentence.
+
+    a=1&a=2,3&b=x%20y ──▶ {"a": ["1", "2", "3"], "b": ["x y"]}      where `a` is a list
+
+A parameter without a value, or with an empty one, counts as absent, except for `hasMedia`. A parameter
+that is no list may be given once only.
 """
 
 from __future__ import annotations
@@ -39,6 +44,9 @@ def decode_query(text: str, lists: Collection[str] = COMMA_LISTS) -> Steps[Query
     """Decode a query string, in steps. Raises InvalidParameter for more than `PARAMETERS_MAX` values.
 
     Commas, percent-encoded or not, separate the items of `lists`, and nothing else. `+` means a space.
+
+    A name without `=` has an empty value. Bytes that are no UTF-8 become U+FFFD. Names are cut to
+    `NAME_CHARS_MAX` characters, and values to a length that none may have.
     """
     if text.count("&") + text.count(",") + text.count("%2C") + text.count("%2c") > PARAMETERS_MAX:
         raise InvalidParameter("query", text, f"has more than {PARAMETERS_MAX} parameters: send fewer")
@@ -52,6 +60,7 @@ def decode_query(text: str, lists: Collection[str] = COMMA_LISTS) -> Steps[Query
             count += 1
             if count % PARAMETERS_PER_STEP == 0:
                 yield
+    # `&&`, or an empty query.
     query.pop("", None)
     return query
 
@@ -60,18 +69,26 @@ def cut_cursor(text: str) -> tuple[str, int | None]:
     """Return a short query string without its cursor, and the cursor.
 
     None, and all of the text, if there is not exactly one, or if it is not a number of 16 digits.
+
+    The rest may be the same as that of many other clients, so that it is found in a cache.
     """
     parts = _CURSOR(text)
     return (parts[0] + parts[2], int(parts[1])) if len(parts) == 3 else (text, None)
 
 
 def given_in(query: Query) -> Given:
-    """Return how the values of a query are read."""
+    """Return how the values of a query are read.
+
+    `given.number` gives the text of a parameter that may be given once.
+    """
     return Given(lambda name: query.get(name, []), partial(_switch, query), partial(once_in, query))
 
 
 def once_in(query: Query, name: str) -> str:
-    """Return the only value of a parameter; an empty one when it is absent."""
+    """Return the only value of a parameter; an empty one when it is absent.
+
+    Raises InvalidParameter if it is given more than once.
+    """
     values = query.get(name, [])
     if len(values) > 1:
         raise InvalidParameter(name, ", ".join(values), "is given more than once: give it once")
@@ -79,7 +96,10 @@ def once_in(query: Query, name: str) -> str:
 
 
 def number_in(query: Query, name: str, problem: str) -> int | None:
-    """Return a parameter that is a number; None when it is absent or empty. Raises InvalidParameter."""
+    """Return a parameter that is a number; None when it is absent or empty. Raises InvalidParameter.
+
+    It has 1 to 20 digits and no sign. `problem` is the end of the sentence of an error.
+    """
     value = once_in(query, name)
     if value and not _NUMBER(value):
         raise InvalidParameter(name, value, problem)
@@ -87,7 +107,11 @@ def number_in(query: Query, name: str, problem: str) -> int | None:
 
 
 def time_in(query: Query, name: str, now_us: int) -> int | None:
-    """Return a parameter that is a time; None when it is absent or empty. Raises InvalidParameter."""
+    """Return a parameter that is a time; None when it is absent or empty. Raises InvalidParameter.
+
+    The result is in unix microseconds; `now_us` is what ages count from. `model.timestamp` has the forms
+    of a time.
+    """
     value = once_in(query, name)
     try:
         return parse_time(value, now_us) if value else None
@@ -96,7 +120,10 @@ def time_in(query: Query, name: str, now_us: int) -> int | None:
 
 
 def flag_in(query: Query, name: str) -> bool:
-    """Return whether a parameter is `true`. Raises InvalidParameter for anything but `true` and `false`."""
+    """Return whether a parameter is `true`. Raises InvalidParameter for anything but `true` and `false`.
+
+    An empty value counts as absent: it is false.
+    """
     value = once_in(query, name)
     if value not in {"", "true", "false"}:
         raise InvalidParameter(name, value, "is neither true nor false")

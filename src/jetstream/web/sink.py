@@ -9,6 +9,10 @@ A client may send anything, as fast as it likes, on thousands of connections. So
 While something of a client waits for its turn (`busy`), reading is paused. What the client goes on sending
 fills its own socket buffers, then it is blocked. `Inbound` also has the deadlines of incomplete messages, and
 limits the memory that all of them take.
+
+How it ends: after a `Breach` or a timeout the socket has failed (`fail`). A close frame is written, and
+the input is discarded. When the client closes, its close frame is answered, and what comes behind it is
+discarded (RFC 6455, sections 5.5.1 and 7.1).
 """
 
 from __future__ import annotations
@@ -26,13 +30,17 @@ from jetstream.web.outbound import Outbound, Sockets, discard
 from jetstream.web.pending import Pending
 from jetstream.web.websocket import CLOSE, CONTINUATION, PING, PONG, Breach, Frame, FrameReader, pong_frame
 
+# For the client that has held bytes for the longest, when all together hold more than `pending_bytes_max`.
 _OVERLOADED: Final = Close(
     1008, "flood", "flood: the server holds too much that clients have begun to send: connect again later"
 )
 
 
 class Inbound(Sockets):
-    """What all WebSockets of a server share for reading: the turns, the deadlines and the memory limit."""
+    """What all WebSockets of a server share for reading: the turns, the deadlines and the memory limit.
+
+    One object for all endpoints to subscribe. It is also the `Sockets` of the way out.
+    """
 
     def __init__(self, buffer_bytes: int, limits: WebLimits = WebLimits()) -> None:
         super().__init__(buffer_bytes, limits)
@@ -47,10 +55,15 @@ class Inbound(Sockets):
 
 
 class SocketSink(Outbound):
-    """The socket of one WebSocket, both ways."""
+    """The socket of one WebSocket, both ways.
+
+    As an `asyncio.Protocol` it gets the bytes of the client; as delivery's `Sink` it takes frames. Of each
+    client at most one message is handled at a time.
+    """
 
     def __init__(self, transport: asyncio.Transport, inbound: Inbound, peer: str) -> None:
         super().__init__(transport, inbound, peer)
+        # What is shared with all other sockets.
         self._inbound = inbound
         # What was read and not handled. Its memory is released as soon as nothing more is read.
         self._reader = FrameReader(inbound.limits)
@@ -73,26 +86,39 @@ class SocketSink(Outbound):
 
     @property
     def held(self) -> int:
-        """How many bytes are held of what the client has sent."""
+        """How many bytes are held of what the client has sent.
+
+        It counts for the memory limit of all clients together.
+        """
         return len(self._reader)
 
     @property
     def _left(self) -> bool:
+        """Tell whether the client has sent a close frame."""
         return self._close_received
 
     def resume_writing(self) -> None:
-        """Note that the write buffer has drained. Called by the event loop."""
+        """Note that the write buffer has drained. Called by the event loop.
+
+        A ping that came while the client was slow is answered now, with the newest payload.
+        """
         super().resume_writing()
         pong, self._pong = self._pong, None
         if pong is not None:
             self._write_pong(pong)
 
     def _end(self, close: Close) -> None:
-        """Write a close frame, which the client answers."""
+        """Write a close frame, which the client answers.
+
+        It has a code, a reason and the cursor to resume at (RFC 6455, section 5.5.1).
+        """
         self._write_control(WEBSOCKET.end(close.code, close.text, self.owner.resume_at()))
 
     def fail(self, close: Close) -> None:
-        """Close, and discard what the client sends from now on."""
+        """Close, and discard what the client sends from now on.
+
+        This side of the connection ends behind the close frame. The client has `close_timeout_s` seconds.
+        """
         self.close(close)
         self._failed = True
         self._reader.clear()
@@ -102,7 +128,11 @@ class SocketSink(Outbound):
             self._transport.resume_reading()
 
     def time_out(self) -> None:
-        """Fail a client whose message is late, unless it waits for the server."""
+        """Fail a client whose message is late, unless it waits for the server.
+
+        Called by `Pending` when something has been incomplete for `message_timeout_s` seconds. A client
+        whose message waits for a worker gets as much time again.
+        """
         if self.busy:
             self._inbound.pending.start(self, self.held)
         else:
@@ -113,7 +143,11 @@ class SocketSink(Outbound):
     # In
 
     def data_received(self, data: bytes) -> None:
-        """Handle a few frames. More than that waits for its turn. Called by the event loop."""
+        """Handle a few frames. More than that waits for its turn. Called by the event loop.
+
+        Up to `frames_per_read` frames are handled at once, if up to `bytes_per_read` bytes are held:
+        pongs, pings and short updates. Nearly all input of all clients is like that.
+        """
         if self._failed or self._close_received:
             self._discard_input(data)
             return
@@ -132,11 +166,17 @@ class SocketSink(Outbound):
 
     @property
     def _over(self) -> bool:
-        """Whether nothing more is read, and no message is handled any more."""
+        """Whether nothing more is read, and no message is handled any more.
+
+        Jobs that are still in a worker end at their next step.
+        """
         return self._lost or self._failed
 
     def _queue(self, worker: Worker, job: Steps[None]) -> None:
-        """Give a job to a worker, and read nothing more until it is done."""
+        """Give a job to a worker, and read nothing more until it is done.
+
+        At most one job of a connection is in a worker, so its messages keep their order.
+        """
         self.busy = True
         if not self._transport.is_closing():
             self._transport.pause_reading()
@@ -144,13 +184,20 @@ class SocketSink(Outbound):
         worker.put(job)
 
     def _read_on(self) -> Steps[None]:
-        """Read the frames that are held. The last step resumes reading, or queues a message."""
+        """Read the frames that are held. The last step resumes reading, or queues a message.
+
+        It runs in `Inbound.frames`, `frames_per_step` frames in each step.
+        """
         self.busy = False
         while not self._over and self._read(self._inbound.limits.frames_per_step):
             yield
 
     def _read(self, count: int) -> bool:
-        """Read up to `count` frames. Returns whether there may be more that can be read at once."""
+        """Read up to `count` frames. Returns whether there may be more that can be read at once.
+
+        It stops at a message, at a close frame and at a breach. The frames behind a message are read after
+        it was handled.
+        """
         now = time.monotonic()
         try:
             for _ in range(count):
@@ -189,7 +236,11 @@ class SocketSink(Outbound):
             self._queue(self._inbound.messages, self._handle_message(frame.data))
 
     def _handle_message(self, message: bytes) -> Steps[None]:
-        """Have a message handled, in steps until the connection has ended. Then read the frames behind it."""
+        """Have a message handled, in steps until the connection has ended. Then read the frames behind it.
+
+        It runs in `Inbound.messages`. A message of thousands of DIDs takes many steps, with pauses for
+        live events.
+        """
         if self._over:  # since the message was queued
             return
         for _ in self.owner.on_message(message):
@@ -206,6 +257,7 @@ class SocketSink(Outbound):
             self._write_pong(data)
 
     def _write_pong(self, data: bytes) -> None:
+        """Write a pong, unless a close frame was sent or received: nothing follows that."""
         if not self.closing:
             self._write_control(pong_frame(data))
 
@@ -213,6 +265,9 @@ class SocketSink(Outbound):
         """End the connection; answer the close frame first, unless it is the answer to the server's own.
 
         While something is gathered, the server's own is the last of it. The client wants none of that now.
+
+        The answer has the client's code and no reason (RFC 6455, section 5.5.1). The transport is closed
+        when it is sent.
         """
         unanswered = self._close is None or bool(self._gathered)
         self._drop_gathered()

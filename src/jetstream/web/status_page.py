@@ -2,6 +2,13 @@
 
 All of it is made of one `Status` and of `Statistics`. Rates are means over the last ten seconds. A response
 is kept for half a second, so that any number of viewers cost as much as a few.
+
+    Status        the state now: upstreams, the log, conditions         made for each response
+    Statistics    samples of counters, one a second (`history`)         for rates and quantiles
+    Metrics       counters since the start                              for totals
+
+None of the keys is ever left out: what is not known is null. To add one, see the table in
+docs/architecture.md. Names end in their unit: `_us` is unix microseconds, `_s` seconds, `_per_s` a rate.
 """
 
 from __future__ import annotations
@@ -27,7 +34,9 @@ from jetstream.web.http import Request, Response
 from jetstream.web.pages import REASONS_MAX, pds_body
 from jetstream.web.ready import checks
 
+# Seconds of samples from which rates and quantiles are computed.
 WINDOW_S: Final = 10.0
+# Of the collections with the most events.
 COLLECTIONS_MAX: Final = 20
 _DAY_S: Final = 86_400.0
 # Kinds of events as clients know them: the three of `create`, `update` and `delete` are of commits.
@@ -42,7 +51,9 @@ _KINDS: Final[Mapping[str, Sequence[str]]] = {
 class Server(NamedTuple):
     """What the page needs to know of a server that does not change."""
 
+    # When the process started, in unix microseconds.
     started_us: int
+    # How long events are kept, and how many bytes the log may have; None: as many as there is room for.
     retention_s: float
     retention_bytes: int | None
 
@@ -56,9 +67,11 @@ def page(
     clock: Callable[[], float] = time.monotonic,
 ) -> Callable[[Request], Response]:
     """Return the page. `clock` gives seconds."""
+    # The last response, and when it was made; empty before the first.
     kept: list[tuple[float, Response]] = []
 
     def handler(_request: Request) -> Response:
+        """Return the last response while it is fresh, else a new one."""
         now = clock()
         if not kept or now - kept[0][0] >= limits.status_kept_s:
             text = orjson.dumps(body(server, status(), statistics, metrics), option=orjson.OPT_APPEND_NEWLINE)
@@ -104,12 +117,14 @@ def _reasons(reasons: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def _edge(edge: EdgeStatus | None) -> dict[str, object] | None:
+    """Return how far an edge is behind the process that writes the log; None for any other server."""
     if edge is None:
         return None
     return {"lag_s": rounded(edge.lag_s), "writer_silent_s": rounded(edge.writer_silent_s)}
 
 
 def _upstream(upstream: UpstreamStatus, last: Interval | None) -> dict[str, object]:
+    """Return the figures of one upstream; its URL has no password."""
     return {
         "name": upstream.name,
         "url": upstream.url,
@@ -122,6 +137,7 @@ def _upstream(upstream: UpstreamStatus, last: Interval | None) -> dict[str, obje
 
 
 def _events(last: Interval | None, metrics: Metrics) -> dict[str, object]:
+    """Return how many events come, by kind, and by collection for those with the most."""
     by_kind = {kind: _rate(last, partial(_of_kinds, names)) for kind, names in _KINDS.items()}
     return {
         "per_s": _rate(last, events_of),
@@ -135,10 +151,12 @@ def _events(last: Interval | None, metrics: Metrics) -> dict[str, object]:
 
 
 def _of_kinds(kinds: Sequence[str], sample: Sample) -> float:
+    """Return how many events of some kinds a sample has counted."""
     return sum(sample.events.get(kind, 0) for kind in kinds)
 
 
 def _log(server: Server, status: Status, last: Interval | None) -> dict[str, object]:
+    """Return what the log holds and how fast it grows."""
     log, seconds = status.log, span_s(status)
     return {
         "events": log.events,
@@ -147,6 +165,7 @@ def _log(server: Server, status: Status, last: Interval | None) -> dict[str, obj
         "oldest_us": log.oldest_us,
         "newest_us": log.newest_us,
         "span_s": rounded(seconds),
+        # An estimate: see `_per_day`.
         "bytes_per_day": _per_day(log, seconds),
         "disk_free_bytes": log.disk_free_bytes,
         "retention_s": server.retention_s,
@@ -163,6 +182,7 @@ def _per_day(log: LogStatistics, span: float | None) -> int | None:
 
 
 def _subscribers(status: Status, metrics: Metrics) -> dict[str, object]:
+    """Return how many subscribers there are, by wire and by compression, and how many are behind."""
     return {
         "total": status.subscribers,
         "by_wire": _counts(metrics.subscribers, "wire"),
@@ -174,6 +194,7 @@ def _subscribers(status: Status, metrics: Metrics) -> dict[str, object]:
 
 
 def _out(last: Interval | None, metrics: Metrics) -> dict[str, object]:
+    """Return what is sent to all subscribers: rates, and totals since the start."""
     return {
         "messages_per_s": _rate(last, lambda sample: sample.messages),
         "bytes_per_s": _rate(last, lambda sample: sample.bytes),
@@ -183,6 +204,7 @@ def _out(last: Interval | None, metrics: Metrics) -> dict[str, object]:
 
 
 def _process(last: Interval | None) -> dict[str, object]:
+    """Return what the process uses: memory, CPU as a share of one core, and files."""
     resident: int | None = None
     with suppress(OSError):
         resident = resident_bytes()
@@ -195,16 +217,21 @@ def _process(last: Interval | None) -> dict[str, object]:
 
 
 def _counts(gauges: Children[Gauge], label: str) -> dict[str, int]:
+    """Return the values of a gauge by one label, also those that are 0."""
     values = by_label(gauges.family, label)
     return {name: int(values.get(name, 0)) for name in gauges}
 
 
 def _rate(last: Interval | None, count: Callable[[Sample], float | None]) -> float | None:
+    """Return how much a counter rises in a second; None before there are two samples."""
     return None if last is None else rounded(last.per_s(count))
 
 
 def _quantiles(last: Interval | None, of: Callable[[Sample], Distribution]) -> dict[str, float | None]:
-    """Return the median and the 99th percentile, in milliseconds."""
+    """Return the median and the 99th percentile, in milliseconds.
+
+    None while there is nothing to compute them of.
+    """
     found: dict[str, float | None] = {}
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         seconds = None if last is None else last.quantile(of, share)

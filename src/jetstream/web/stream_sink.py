@@ -7,6 +7,12 @@ Compressing takes ten times as long as writing, and cannot be shared. So deliver
 
 However much there is to compress, the worker leaves the event loop to others for half of the time. A reader
 that it cannot keep up with is a slow one: what waits counts as a part of its write buffer.
+
+A body that is not compressed needs none of that: `EventStreamSink` writes as a WebSocket does.
+
+How it ends: a close with 1000, 1001 or 1012 completes the body, with the trailer of the compressor and the
+last chunk. After any other close these are missing, so that the client's library reports an error (RFC
+9112, section 8).
 """
 
 from __future__ import annotations
@@ -32,7 +38,10 @@ _FLOOD: Final = Close(1008, "flood", "flood: nothing may follow the request: sen
 
 
 class EventStreamSink(Outbound):
-    """The socket of one event stream. `ended` is called when the connection has gone."""
+    """The socket of one event stream. `ended` is called when the connection has gone.
+
+    `framing` makes the frames that delivery writes, and the text at the end.
+    """
 
     def __init__(
         self,
@@ -43,9 +52,11 @@ class EventStreamSink(Outbound):
         ended: Callable[[], None],
     ) -> None:
         super().__init__(transport, sockets, peer)
+        # For the end of the body only: delivery makes the frames.
         self._framing = framing
+        # Called once, with the end of the connection.
         self._ended = ended
-        # Whether the client has closed its side.
+        # Whether the client has closed its side. A client that still reads keeps it open.
         self._eof = False
 
     def _end(self, close: Close) -> None:
@@ -55,10 +66,14 @@ class EventStreamSink(Outbound):
 
     @property
     def _left(self) -> bool:
+        """Tell whether the client has closed its side of the connection."""
         return self._eof
 
     def data_received(self, data: bytes) -> None:
-        """Discard what the client sends, up to a limit. Called by the event loop."""
+        """Discard what the client sends, up to a limit. Called by the event loop.
+
+        One that sends `lingering_bytes_max` bytes is closed with `flood`.
+        """
         self._discard_input(data)
         if self._discarded >= self._sockets.limits.lingering_bytes_max:
             self.close(_FLOOD)
@@ -69,13 +84,19 @@ class EventStreamSink(Outbound):
         super().eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Stop everything. Called by the event loop."""
+        """Stop everything. Called by the event loop.
+
+        `ended` is called first, so that another stream may have the compressor.
+        """
         self._ended()
         super().connection_lost(error)
 
 
 class Compression(NamedTuple):
-    """How one body is compressed."""
+    """How one body is compressed.
+
+    `worker` is the one of `EventStreamDialect`.
+    """
 
     compressor: Compressor
     chunked: bool  # whether each piece becomes a chunk
@@ -94,7 +115,8 @@ class CompressedSink(EventStreamSink):
         ended: Callable[[], None],
         compression: Compression,
     ) -> None:
-        # What delivery has written and is not compressed, and how many bytes that are: up to the limit of the
+        # What delivery has written and is not compressed: views of its bytes, which are shared with other
+        # streams. Then how many bytes these are, up to the limit of the write buffer and one write more.
         # write buffer.
         self._waiting = deque[memoryview]()
         self._waiting_bytes = 0
@@ -105,16 +127,25 @@ class CompressedSink(EventStreamSink):
         # Whether the end of the body is written.
         self._over = False
         super().__init__(transport, sockets, peer, framing, ended)
+        # Its compressor has the history of this body: pieces must pass through it in order, each once.
         self._compression = compression
+        # Never the transport's own. `close` replaces it with a no-op.
         self.write = self._put
 
     @property
     def buffered(self) -> int:
-        """How many bytes wait, to be compressed or in the write buffer."""
+        """How many bytes wait, to be compressed or in the write buffer.
+
+        Bytes before compression and bytes after it are added up. So the sum is an upper bound of what the
+        client has still to receive.
+        """
         return super().buffered + self._waiting_bytes
 
     def _start_gathering(self) -> None:
-        """Compress nothing until the transport has sent what it has. What is written waits here anyway."""
+        """Compress nothing until the transport has sent what it has. What is written waits here anyway.
+
+        The transport calls `resume_writing` once it is empty, which ends it.
+        """
         if super().buffered:
             self._gathering = True
             self._set_limits()  # which calls `pause_writing`
@@ -134,12 +165,19 @@ class CompressedSink(EventStreamSink):
         self._work()
 
     def _note_drained(self) -> None:
-        """Wake who waits for `writable`, if enough has gone."""
+        """Wake who waits for `writable`, if enough has gone.
+
+        That is when the write buffer has room and at most a quarter of the limit waits to be compressed.
+        """
         if self.full and not self._clogged and self._waiting_bytes <= self._limit // 4:
             super().resume_writing()
 
     def _put(self, data: bytes) -> None:
-        """Take what delivery writes."""
+        """Take what delivery writes.
+
+        Called by delivery in place of `write`. It never blocks: above the limit, `full` tells delivery to
+        stop.
+        """
         self._waiting.append(memoryview(data))
         self._waiting_bytes += len(data)
         if self._waiting_bytes > self._limit:
@@ -147,13 +185,19 @@ class CompressedSink(EventStreamSink):
         self._work()
 
     def _work(self) -> None:
-        """Ask the worker for a turn, unless there is nothing to do."""
+        """Ask the worker for a turn, unless there is nothing to do.
+
+        At most one job of a connection is in the worker.
+        """
         if not self._working and not self._clogged and (self._waiting or (self._close and not self._over)):
             self._working = True
             self._compression.worker.put(self._compress())
 
     def _compress(self) -> Steps[None]:
-        """Compress some pieces in steps, or end the body. Then ask for another turn."""
+        """Compress some pieces in steps, or end the body. Then ask for another turn.
+
+        A job has `PIECES_PER_JOB` pieces. After that the other connections have their turn.
+        """
         for _ in range(PIECES_PER_JOB):
             if self._lost or self._clogged or not self._waiting:
                 break
@@ -165,7 +209,11 @@ class CompressedSink(EventStreamSink):
         self._work()
 
     def _compress_piece(self) -> None:
-        """Compress and write the next bytes. Progress of the socket is judged by what leaves the buffer."""
+        """Compress and write the next bytes. Progress of the socket is judged by what leaves the buffer.
+
+        `written` counts bytes before compression, `controls` is corrected by the difference: the sum of
+        both less `buffered` is what has left the socket.
+        """
         piece = self._take(PIECE_BYTES)
         sent = self._compression.compressor.write(piece)
         self._waiting_bytes -= len(piece)
@@ -174,7 +222,10 @@ class CompressedSink(EventStreamSink):
         self._note_drained()
 
     def _take(self, most: int) -> bytes:
-        """Take so many of the bytes that wait, or all."""
+        """Take so many of the bytes that wait, or all.
+
+        The views are joined: the compressor works on at most `PIECE_BYTES` bytes at once.
+        """
         taken = []
         while self._waiting and most:
             first = self._waiting.popleft()
@@ -190,7 +241,10 @@ class CompressedSink(EventStreamSink):
         self._write_control(chunk(data) if self._compression.chunked else data)
 
     def _end(self, close: Close) -> None:
-        """Let the end of the body wait behind what waits."""
+        """Let the end of the body wait behind what waits.
+
+        It may be empty: lines of JSON have no words at their end.
+        """
         text = self._framing.end(close.code, close.text, self.owner.resume_at())
         if text:
             self.controls += len(text)
@@ -198,7 +252,10 @@ class CompressedSink(EventStreamSink):
         self._work()
 
     def _write_end(self, close: Close) -> None:
-        """Write the end of the body, once nothing waits any more."""
+        """Write the end of the body, once nothing waits any more.
+
+        Later calls do nothing.
+        """
         if self._over:
             return
         self._over = True

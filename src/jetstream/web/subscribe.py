@@ -56,6 +56,9 @@ class Subscribe:
     """The handlers of the routes to subscribe, which share the limit of connections.
 
     `buffer_bytes` is the write buffer of each client, `subscribers_max` the limit.
+
+    One object for all endpoints to subscribe. It is what its clients share (`client.Clients`). Everything
+    runs on the event loop's thread.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Subscribe:
     ) -> None:
         # Where each `Client` subscribes.
         self.delivery = delivery
+        # Where refusals, ends and connections are counted.
         self._metrics = metrics
         # Told which lists the filters of clients use.
         self.did_lists = DidLists(limits, time.monotonic) if did_lists is None else did_lists
@@ -102,13 +106,19 @@ class Subscribe:
         return len(self._clients)
 
     def on(self, dialect: Dialect) -> Handler:
-        """Return the handler of a route that is subscribed to in this dialect."""
+        """Return the handler of a route that is subscribed to in this dialect.
+
+        The handler is an `upgrade` of `server.Routes`.
+        """
         return partial(self._handle, dialect)
 
     def _handle(self, dialect: Dialect, request: Request, connection: Connection) -> Steps[Answer]:
         """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest.
 
         A cursor beyond the known end of the log is compared with it once that is known.
+
+        It runs in `Connections.worker`, one request at a time. Parsing takes steps; everything behind it
+        takes one.
         """
         try:
             subscription = yield from dialect.parse_request(request)
@@ -121,7 +131,11 @@ class Subscribe:
     async def _look_and_open(
         self, dialect: Dialect, subscription: CheckedRequest, request: Request, connection: Connection
     ) -> Response | None:
-        """Learn how far the log is, then go on. Raises BadRequest."""
+        """Learn how far the log is, then go on. Raises BadRequest.
+
+        The position of the newest event is asked of the log, where another process writes it. A log that
+        cannot be read is a 503.
+        """
         try:
             await self.delivery.look()
         except LogError as error:
@@ -133,7 +147,11 @@ class Subscribe:
     def _open(
         self, dialect: Dialect, subscription: CheckedRequest, request: Request, connection: Connection
     ) -> Response | None:
-        """Upgrade a connection to a subscription. A refusal is one sentence. Raises BadRequest."""
+        """Upgrade a connection to a subscription. A refusal is one sentence. Raises BadRequest.
+
+        The order matters: first what costs nothing and changes nothing, then the number of subscribers,
+        then the place of the address, which must be given back if anything fails after it.
+        """
         try:
             positions = self.delivery.positions(subscription.cursor)
             wire = {"Jetstream-Wire": subscription.encoding.renderer.name}
@@ -148,6 +166,7 @@ class Subscribe:
         except BadRequest:
             self._metrics.refusals["handshake"].inc()  # logged where it is answered
             raise
+        # After this, nothing can fail: the place belongs to the client.
         if connection.transport.is_closing():  # the client has gone meanwhile
             place.leave()
         else:
@@ -159,7 +178,10 @@ class Subscribe:
     def _refuse(
         self, dialect: Dialect, refused: Refused, request: Request, connection: Connection
     ) -> Response:
-        """Count and log a refusal, and return the response."""
+        """Count and log a refusal, and return the response.
+
+        The log line has the beginning of the query. A token was removed from it before.
+        """
         self._metrics.refusals[refused.reason].inc()
         example = f"{request.path}?{request.query}"[:_EXAMPLE_CHARS]
         self._throttled.info(
@@ -172,7 +194,11 @@ class Subscribe:
 
     @property
     def full(self) -> str | None:
-        """A sentence that says that there is no room for another subscriber; None while there is."""
+        """A sentence that says that there is no room for another subscriber; None while there is.
+
+        It counts the clients of all processes of a server. `/health` has the sentence, too, as a
+        condition.
+        """
         most = self._subscribers_max
         if len(self) + self.elsewhere < most:
             return None
@@ -184,7 +210,10 @@ class Subscribe:
             raise unavailable("full", f"{text}: try again later", self.limits)
 
     def _begin(self, client: Client, connection: Connection, answer: bytes) -> None:
-        """Hand a connection over to a client. What the client has sent behind its request is read there."""
+        """Hand a connection over to a client. What the client has sent behind its request is read there.
+
+        The metrics are counted back in `_remove`.
+        """
         self.newest_id += 1
         client.id = self.newest_id
         self._clients[client] = None
@@ -199,7 +228,10 @@ class Subscribe:
         client.sink.start(rest)
 
     def close_all(self, close: Close) -> None:
-        """Close every connection, and from now on each new one as soon as it is upgraded."""
+        """Close every connection, and from now on each new one as soon as it is upgraded.
+
+        The caller waits for `empty`. Each client has `close_timeout_s` seconds to answer.
+        """
         self._closed = close
         for client in list(self._clients):
             client.close(close)
@@ -208,6 +240,9 @@ class Subscribe:
         """Close every connection, the oldest first and evenly over some seconds; return when none is left.
 
         New connections are served meanwhile, and are closed in their turn.
+
+        Another server gets their reconnections evenly, and not all at once. A step takes `drain_step_s`
+        seconds.
         """
         end = time.monotonic() + seconds
         while (left_s := end - time.monotonic()) > 0:
@@ -220,7 +255,10 @@ class Subscribe:
             await asyncio.sleep(step_s)
 
     def clients(self) -> list[Client]:
-        """Return all clients, in the order of their IDs."""
+        """Return all clients, in the order of their IDs.
+
+        The list is a copy: clients may go while it is read.
+        """
         return list(self._clients)
 
     def has(self, client: Client) -> bool:
@@ -228,11 +266,17 @@ class Subscribe:
         return client in self._clients
 
     def note_kicked(self, count: int, reason: str) -> None:
-        """Log that an operator has disconnected clients."""
+        """Log that an operator has disconnected clients.
+
+        `reason` is what they were told.
+        """
         self._throttled.info("subscribers: disconnected by an operator", count=count, reason=reason)
 
     def count_failure(self, peer: str) -> None:
-        """Count and log the error that is being handled: a fault of the server."""
+        """Count and log the error that is being handled: a fault of the server.
+
+        To be called where an exception is handled: the traceback goes to the log.
+        """
         self._metrics.failures["message"].inc()
         self._throttled.exception("subscriber: a message could not be read", peer=peer)
 
@@ -244,7 +288,10 @@ class Subscribe:
         self._removals.put(self._remove(client))
 
     def _remove(self, client: Client) -> Steps[None]:
-        """Do so, in one step."""
+        """Remove a client, in one step of its own.
+
+        It leaves delivery and the metrics, and is logged if the server has cut it off.
+        """
         yield from ()
         if client.subscriber is not None:
             self.delivery.remove(client.subscriber)
@@ -263,14 +310,21 @@ class Subscribe:
 
 
 def _refused(error: InvalidParameter | Refused) -> Refused:
-    """Return the refusal of a request that cannot become a subscription."""
+    """Return the refusal of a request that cannot become a subscription.
+
+    A parameter that cannot be used is a 400.
+    """
     if isinstance(error, Refused):
         return error
     return Refused("parameter", 400, "InvalidRequest", str(error))
 
 
 def _is_past(positions: Positions) -> bool:
-    """Tell whether a subscription begins with an event that is stored."""
+    """Tell whether a subscription begins with an event that is stored.
+
+    Such a subscription is a replay, which the limits of an address count. One whose cursor is the next
+    position is not.
+    """
     return positions.latest is not None and positions.cursor <= positions.latest
 
 
@@ -278,6 +332,9 @@ def _enter(connection: Connection, *, replays: bool) -> Place:
     """Take a place of the limits of an address. Raises Refused if there is none.
 
     The visit of a client behind a proxy begins here.
+
+    `replays` tells whether a replay is needed, too. The caller must end what it gets (`Place.leave`). The
+    connection keeps its own visit if this raises.
     """
     visit = connection.visit
     if visit is None and connection.peer != connection.origin:
@@ -292,12 +349,16 @@ def _enter(connection: Connection, *, replays: bool) -> Place:
     raise over_limit(replay)
 
 
+# The default of `changed`.
 def _nothing() -> None:
     pass
 
 
 class _Upgrade:
-    """The upgrade of a connection to a WebSocket."""
+    """The upgrade of a connection to a WebSocket.
+
+    It is the opening of a request that has none of its own (`CheckedRequest.opening`).
+    """
 
     coding: Final = IDENTITY
     transport: Final = WEBSOCKET_NAME

@@ -43,11 +43,15 @@ _ELSEWHERE: Final = {
     "wantedCollections": "use collections",
     "requireHello": "the options of a connection cannot change here",
 }
+# For clients that ask for compression in the ways of `/subscribe`.
 _USE_DICTIONARY: Final = (
     "is of /subscribe: use zstdDictionary with the ID of the dictionary of getZstdDictionary"
 )
+# A percent sign without two hexadecimal digits. Decoding would leave it as it is.
 _BAD_ESCAPE: Final = re.compile("%(?![0-9a-fA-F]{2}).{0,2}").search
+# A number, maybe too large: then the sentence says how large it may be.
 _NUMBER: Final = re.compile(r"[0-9]{1,40}", re.ASCII).fullmatch
+# The lexicon's types: 32 bits for a size and an ID, 63 bits for a cursor.
 _SIZE_MAX: Final = (1 << 32) - 1
 _CURSOR_MAX: Final = (1 << 63) - 1
 
@@ -55,8 +59,10 @@ _CURSOR_MAX: Final = (1 << 63) - 1
 class SubscribeEventsRequest(NamedTuple):
     """What a client asked for in its URL."""
 
+    # The filter, which cannot change while connected.
     options: SubscriberOptions
-    cursor: int | None  # None: live
+    # A position to start at, or 0 for the oldest event; None: live.
+    cursor: int | None
     dictionary_id: int | None = None  # of the dictionary to compress messages with; None: plain text
     bounds: Bounds | None = None  # where the subscription ends by itself
     heartbeat_s: int | None = None  # seconds without an event until there is a heartbeat; None: the wire's
@@ -72,6 +78,7 @@ def parse_subscribe_events(
     """
     if bad := _BAD_ESCAPE(request.query):
         raise InvalidParameter("query", bad[0], "is no percent-encoding")
+    # Commas separate nothing here: they are a part of a value.
     query = yield from decode_query(request.query, lists=())
     dictionary_id = _dictionary_id(query, request)
     for name, meant in _ELSEWHERE.items():
@@ -86,7 +93,10 @@ def parse_subscribe_events(
 
 
 def _dictionary_id(query: Query, request: Request) -> int | None:
-    """Return the ID of a dictionary, unless a client asks for compression in another way."""
+    """Return the ID of a dictionary, unless a client asks for compression in another way.
+
+    The first value counts. None for plain text. Raises InvalidParameter.
+    """
     if "true" in query.get("compress", ()):
         raise InvalidParameter("compress", "true", _USE_DICTIONARY)
     encoding = request.headers.get("socket-encoding", "")
@@ -99,7 +109,10 @@ def _dictionary_id(query: Query, request: Request) -> int | None:
 
 
 def _wanted(query: Query, did_list: DidList | None) -> Steps[tuple[Filter, Content | None]]:
-    """Return the filter that a request asks for, in steps."""
+    """Return the filter that a request asks for, in steps.
+
+    Errors have the names of this endpoint, also those that `model.filter` raises. Raises InvalidParameter.
+    """
     collections, kinds = query.get("collections", []), query.get("kinds", [])
     for name in collections:
         if not is_nsid(name) and not (name.endswith(".*") and is_nsid(name[:-1] + "x")):
@@ -117,7 +130,10 @@ def _wanted(query: Query, did_list: DidList | None) -> Steps[tuple[Filter, Conte
 
 
 def _size(query: Query) -> int:
-    """Return the limit of messages in bytes; 0: none."""
+    """Return the limit of messages in bytes; 0: none.
+
+    Given more than once, or empty, it is a mistake. Raises InvalidParameter.
+    """
     values = query.get("maxMessageSizeBytes", ["0"])
     if len(values) > 1 or not _NUMBER(values[0]) or int(values[0]) > _SIZE_MAX:
         text = f"is not one number of bytes from 0 to {_SIZE_MAX}"
@@ -126,7 +142,10 @@ def _size(query: Query) -> int:
 
 
 def _cursor(query: Query) -> int | None:
-    """Return the first cursor; None if it is absent or empty."""
+    """Return the first cursor; None if it is absent or empty.
+
+    Later values are ignored. Raises InvalidParameter.
+    """
     text = query.get("cursor", [""])[0]
     if text and not (_NUMBER(text) and int(text) <= _CURSOR_MAX):
         raise InvalidParameter("cursor", text, "is not a seq or a time in unix microseconds, as a number")

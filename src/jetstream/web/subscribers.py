@@ -2,6 +2,12 @@
 
 With thousands of subscribers either takes many short steps. Those that come meanwhile are not in a response,
 and those that go are left out.
+
+    /subscribers.json?after=&limit=   GET: a page of up to 1,000, by ID; `next` is where the next one begins
+    /subscribers/kick                 POST: disconnect some, with a reason that they are told
+
+IDs rise in the order of connections. In a server of several processes, `supervisor` asks each of them, and
+puts the answers together.
 """
 
 from __future__ import annotations
@@ -25,12 +31,16 @@ from jetstream.web.proxies import in_networks
 from jetstream.web.query import decode_query, number_in
 from jetstream.web.subscribe import Subscribe
 
+# Bytes of the body of a kick: 1,000 IDs and as many addresses fit.
 BODY_BYTES_MAX: Final = 64 << 10
 ROWS_MAX: Final = 1_000  # of one response: about 0.5 MB
 _ROWS_PER_STEP: Final = 10  # 0.3 ms
+# Clients that are passed over in one step, and that are closed in one step.
 _LOOKS_PER_STEP: Final = 100
 _CLOSES_PER_STEP: Final = 10
+# DIDs of a filter that are shown, beside their number.
 _DIDS_SHOWN: Final = 3
+# What clients are told where the operator gives no reason.
 _REASON: Final = "the operator of the server has ended this connection"
 _WHO: Final = 'ids, addresses, or "all": true'
 _NUMBER: Final = "is not a number"
@@ -42,12 +52,18 @@ class Subscribers:
     def __init__(
         self, subscribe: Subscribe, now_us: Callable[[], int], clock: Callable[[], float] = time.monotonic
     ) -> None:
+        # Where the clients are.
         self._subscribe = subscribe
+        # Together they tell when a client has connected: it is kept in monotonic seconds, and shown as a
+        # date.
         self._now_us = now_us
         self._clock = clock
 
     def list(self, request: Request, _connection: object) -> Steps[Response]:
-        """Return a page of the subscribers, in steps, the oldest first."""
+        """Return a page of the subscribers, in steps, the oldest first.
+
+        A number that cannot be read is a 400.
+        """
         try:
             after, most = yield from page_of(request)
         except InvalidParameter as error:
@@ -55,7 +71,11 @@ class Subscribers:
         return (yield from self.page(after, most))
 
     def page(self, after: int, most: int) -> Steps[Response]:
-        """Return up to `most` subscribers whose ID is above `after`, in steps."""
+        """Return up to `most` subscribers whose ID is above `after`, in steps.
+
+        Also called for one process of several. `next` in the body is the ID to go on after; null on the
+        last page.
+        """
         rows: list[dict[str, object]] = []
         clients = self._subscribe.clients()
         for count, client in enumerate(clients, 1):
@@ -74,7 +94,11 @@ class Subscribers:
         )
 
     def _row(self, client: Client) -> dict[str, object]:
-        """Return what there is to say of a subscriber."""
+        """Return what there is to say of a subscriber.
+
+        The keys are described in docs/api.md, and in `openapi_parts`. The times are in seconds but for
+        `connected_us`.
+        """
         sink, subscriber, asked = client.sink, client.subscriber, client.subscription
         progress = None if subscriber is None else self._subscribe.delivery.progress(subscriber)
         options = asked.options if subscriber is None else subscriber.options
@@ -96,7 +120,11 @@ class Subscribers:
         }
 
     def kick(self, request: Request, _connection: object) -> Steps[Response]:
-        """Disconnect subscribers, in steps. Return how many, and the IDs of which there is none."""
+        """Disconnect subscribers, in steps. Return how many, and the IDs of which there is none.
+
+        A client that is closing already is not counted. A body that cannot be used is a 400, and
+        disconnects nobody.
+        """
         try:
             who = _parse(request.body)
         except InvalidParameter as error:
@@ -115,11 +143,16 @@ class Subscribers:
         return Response.json(200, {"kicked": kicked, "unknown_ids": sorted(unknown)})
 
 
+# The figures are of this moment.
 _FIELDS: Final = {"Cache-Control": "no-store"}
 
 
 def page_of(request: Request) -> Steps[tuple[int, int]]:
-    """Return which page of the subscribers a request is for, in steps. Raises InvalidParameter."""
+    """Return which page of the subscribers a request is for, in steps. Raises InvalidParameter.
+
+    `after` is 0 if it is absent. `limit` is brought into the range from 1 to `ROWS_MAX`, and is the latter
+    if it is absent.
+    """
     query = yield from decode_query(request.query)
     after, most = number_in(query, "after", _NUMBER) or 0, number_in(query, "limit", _NUMBER)
     return after, ROWS_MAX if most is None else max(1, min(most, ROWS_MAX))
@@ -129,9 +162,13 @@ class Kick:
     """Whom to disconnect, and what they are told."""
 
     def __init__(self, ids: Collection[int], networks: Sequence[Network], reason: str, *, all_: bool) -> None:
+        # IDs that are to be disconnected. Some may not exist.
         self.ids = ids
+        # Networks whose clients are disconnected, as the server sees their addresses.
         self._networks = networks
+        # Whether all are, whatever the other two say.
         self._all = all_
+        # What is in the close frame, and in the log.
         self.reason = reason
 
     def wants(self, id_: int, address: str) -> bool:
@@ -140,7 +177,10 @@ class Kick:
 
 
 def _parse(body: bytes) -> Kick:
-    """Read the body of a request. Raises InvalidParameter."""
+    """Read the body of a request. Raises InvalidParameter.
+
+    Unknown keys are refused: a wrong one could mean that more are disconnected than the operator wants.
+    """
     try:
         asked = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -161,16 +201,19 @@ def _parse(body: bytes) -> Kick:
 
 
 def _bad(value: str, problem: str) -> InvalidParameter:
+    """Return the error of a body that cannot be used."""
     return InvalidParameter("body", value, problem)
 
 
 def _is_list(value: Any, kind: type) -> bool:
+    """Tell whether a value is a list of one type, not too long. A bool is no int here."""
     return (
         isinstance(value, list) and len(value) <= KICK_ITEMS_MAX and all(type(each) is kind for each in value)
     )
 
 
 def _networks(texts: Iterable[str]) -> Iterator[Network]:
+    """Yield the networks that texts name; an address is a network of one. Raises InvalidParameter."""
     for text in texts:
         try:
             yield ip_network(text)

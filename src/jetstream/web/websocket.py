@@ -13,6 +13,13 @@ A client's frame (section 5.2), always masked:
     …         payload, each byte exclusive-or that of the key
 
 The server's own frames are made in delivery, apart from the pong.
+
+    1002   the protocol is broken         sections 5.1, 5.2, 5.5 and 7.4
+    1008   a rate limit is exceeded
+    1009   a message is too long
+
+These are the codes of a `Breach`. What a message says is not looked at here, nor whether a text is UTF-8:
+that is left to the `Dialect`.
 """
 
 from __future__ import annotations
@@ -43,7 +50,9 @@ _ACCEPTED: Final = (
 )
 
 CONTINUATION, CLOSE, PING, PONG = 0, 8, 9, 10  # TEXT and BINARY are also what the server sends
+# The payload of a control frame (section 5.5).
 _CONTROL_BYTES_MAX: Final = 125
+# Below 3000, the codes that may be sent. Those from 3000 to 4999 are for libraries and applications.
 _CLOSE_CODES: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 _SHORT_BYTES: Final = 256  # up to here, exclusive-or of two integers is the fastest way to unmask
 # Of each byte of a masking key: what it makes of every byte, for `bytes.translate`.
@@ -63,6 +72,7 @@ class Breach(Exception):
     """
 
     def __init__(self, close: Close) -> None:
+        # Sent to the client as a close frame, and counted by its label.
         self.close = close
         super().__init__(close.text)
 
@@ -73,12 +83,17 @@ class Frame(NamedTuple):
     A fragment that does not complete its message is one of opcode `CONTINUATION`, without data.
     """
 
+    # The opcode; of a message, that of its first fragment.
     opcode: int
+    # The whole message, or the payload of a control frame.
     data: bytes
 
 
 def wants_upgrade(request: Request) -> bool:
-    """Tell whether a request asks for a WebSocket, in whatever version of the protocol."""
+    """Tell whether a request asks for a WebSocket, in whatever version of the protocol.
+
+    A GET with the fields `Upgrade` and `Connection` (section 4.2.1). `accept` checks the others.
+    """
     upgrades = "websocket" in request.tokens("upgrade") and "upgrade" in request.tokens("connection")
     return request.method == "GET" and upgrades
 
@@ -87,6 +102,9 @@ def accept(request: Request, fields: Mapping[str, str]) -> bytes:
     """Return the response that accepts a handshake (RFC 6455, section 4.2), with more header fields.
 
     Raises BadRequest: 426 for another version of the protocol, 400 for HTTP/1.0 and for a bad key.
+
+    Extensions that a client offers are not agreed on, and so not named. The response ends the HTTP part of
+    the connection: the server's frames follow it.
     """
     if not request.minor:
         raise BadRequest(400, "handshake", "a WebSocket needs HTTP/1.1: connect with it")
@@ -103,7 +121,10 @@ def accept(request: Request, fields: Mapping[str, str]) -> bytes:
 
 
 def pong_frame(data: bytes) -> bytes:
-    """Return the frame that answers a ping; `data` is the payload of the ping, at most 125 bytes."""
+    """Return the frame that answers a ping; `data` is the payload of the ping, at most 125 bytes.
+
+    It is not masked, as no frame of a server is (section 5.1).
+    """
     return pack(">BB", 0x8A, len(data)) + data
 
 
@@ -112,6 +133,8 @@ def unmask(data: bytes, mask: bytes) -> bytes:
 
     Of a long payload, each fourth byte is translated with the table of one byte of the key: 360 kB take
     0.3 ms, and 1.1 ms by exclusive-or of two integers.
+
+    `mask` is the key of 4 bytes. The result is a copy.
     """
     size = len(data)
     if size <= _SHORT_BYTES:
@@ -158,7 +181,11 @@ class RateLimiter:
         self._take(self._fragments, "fragments", size, now)
 
     def _take(self, bucket: TokenBucket, what: str, size: int, now: float) -> None:
-        """Take one token of a bucket, and one for each byte."""
+        """Take one token of a bucket, and one for each byte.
+
+        `what` is the kind of frames, in the plural, for the client. A frame whose bytes are too many has
+        lost its token all the same, which does not matter: the connection ends.
+        """
         if not bucket.spend(now):
             raise _flood(what)
         if not self._bytes.spend(now, size):
@@ -166,6 +193,7 @@ class RateLimiter:
 
 
 def _flood(what: str) -> Breach:
+    """Return the breach of a client that has sent too much of a kind of things."""
     return Breach(Close(1008, "flood", f"flood: more {what} than a client may send: send less"))
 
 
@@ -173,11 +201,15 @@ class FrameReader:
     """Takes the bytes of a client, in pieces of any size, and returns its messages and control frames.
 
     Each frame takes tokens of a `RateLimiter`, which is full before the first one.
+
+    It does no I/O and has no clock: `next` is told the time. The caller bounds what is held, by pausing
+    the socket while frames wait.
     """
 
     __slots__ = ("_at", "_buffer", "_limits", "_message", "_opcode", "_rate_limiter")
 
     def __init__(self, limits: WebLimits = WebLimits()) -> None:
+        # Used when the rate limiter is made.
         self._limits = limits
         # Made for the first frame: most clients send none before their first pong.
         self._rate_limiter: RateLimiter | None = None
@@ -200,14 +232,20 @@ class FrameReader:
         return self._opcode is not None
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the connection."""
+        """Take the next bytes of the connection.
+
+        Frames that were read before are removed from the buffer here, once for all of them.
+        """
         if self._at:
             del self._buffer[: self._at]
             self._at = 0
         self._buffer += data
 
     def clear(self) -> None:
-        """Release what is held. Nothing more is read."""
+        """Release what is held. Nothing more is read.
+
+        Called when the connection fails or has gone: its memory is free at once.
+        """
         self._buffer = bytearray()
         self._message = bytearray()
         self._at = 0
@@ -216,8 +254,12 @@ class FrameReader:
         """Return the next frame; None when it is not complete. `now` is in monotonic seconds.
 
         Raises Breach.
+
+        To be called again until it returns None. The length is checked before the payload has come, so a
+        client cannot make the server hold more than one message.
         """
         buffer, at = self._buffer, self._at
+        # The payload begins behind two bytes, up to eight of an extended length, and four of the key.
         have = len(buffer) - at
         if have < 2:
             return None
@@ -239,7 +281,12 @@ class FrameReader:
         return self._take(first, data, now)
 
     def _check_head(self, first: int, second: int, length: int) -> None:
-        """Check the first two bytes of a frame (RFC 6455, section 5.2). Raises Breach."""
+        """Check the first two bytes of a frame (RFC 6455, section 5.2). Raises Breach.
+
+        `length` is that of the second byte: more than 125 is not allowed for control frames, which may not
+        be fragments either (section 5.5). A continuation needs a message that has begun, and a new message
+        needs that there is none (section 5.4).
+        """
         opcode = first & 15
         if not second & 0x80:
             raise Breach(UNMASKED)
@@ -252,7 +299,10 @@ class FrameReader:
             raise Breach(NOT_WEBSOCKET)
 
     def _take(self, first: int, data: bytes, now: float) -> Frame:
-        """Take the tokens of a frame, and return what it is. Raises Breach."""
+        """Take the tokens of a frame, and return what it is. Raises Breach.
+
+        The last fragment takes a token of a fragment and one of a message; its bytes count once.
+        """
         opcode, final = first & 15, first & 0x80
         if self._rate_limiter is None:
             self._rate_limiter = RateLimiter(now, self._limits)
@@ -276,7 +326,10 @@ class FrameReader:
 
 
 def _close_data(data: bytes) -> bytes:
-    """Check the payload of a close frame, and return it (RFC 6455, sections 5.5.1 and 7.4). Raises Breach."""
+    """Check the payload of a close frame, and return it (RFC 6455, sections 5.5.1 and 7.4). Raises Breach.
+
+    A payload has a code of two bytes and a reason in UTF-8.
+    """
     if not data:
         return data
     code = int.from_bytes(data[:2], "big")

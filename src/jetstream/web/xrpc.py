@@ -7,6 +7,9 @@
 Clients read a refusal as JSON, `{"error":…,"message":…}`, and decide by the name and the status whether they
 come back. Some are finished after a 429, and after a close with 1000 or 1001. So there is no 429 for a
 subscription, the server stops with 1012, and only `until` and `limit` end with 1000.
+
+A subscription takes no messages: its options cannot change. The names of its refusals are
+`InvalidRequest`, `UnknownZstdDictionary`, `CursorTooOld` and `ServiceUnavailable`.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from jetstream.web.websocket import Breach
 _NO_ARCHIVE: Final = (
     "this server keeps no archive: use subscribeEvents, where cursor=0 begins with what is kept"
 )
+# Of a method that does not exist, in the refusal.
 _NSID_CHARS_SHOWN: Final = 100
 
 # The only subprotocol. Clients that offer others do not expect to see them again.
@@ -46,6 +50,7 @@ SUBPROTOCOL: Final = "xrpc.v1.json"
 # A lower cursor is a `seq` of another server: our positions have been higher since 2001.
 POSITION_MIN: Final = 10**15
 
+# The server stops with 1012 (`service restart`), after which these clients connect again.
 _SHUTDOWN: Final = SHUTDOWN._replace(code=1012)
 _DATA: Final = Close(1008, "unexpected_data", "this stream takes no messages: change the URL instead")
 
@@ -70,6 +75,7 @@ class SubscribeEventsDialect:
         find_list: FindList = no_list,
         erases: Callable[[], Collection[str]] = tuple,
     ) -> None:
+        # The arguments that the docstring describes; `_now_us` gives unix microseconds.
         self._oldest_us = oldest_us
         self._framing_of = framing
         self._find_list = find_list
@@ -78,7 +84,10 @@ class SubscribeEventsDialect:
         self._erases = erases
 
     def parse_request(self, request: Request) -> Steps[CheckedRequest]:
-        """Read a request, in steps. Raises InvalidParameter or Refused."""
+        """Read a request, in steps. Raises InvalidParameter or Refused.
+
+        The order of the checks is that of the lexicon; the handshake comes behind the parameters.
+        """
         asked = yield from parse_subscribe_events(request, self._find_list, now_us=self._now_us())
         require_upgrade(request)
         framing = self._framing(asked.dictionary_id)
@@ -95,10 +104,14 @@ class SubscribeEventsDialect:
         )
 
     def _forget(self) -> dict[str, str]:
-        """Return the header field that says which accounts' records are erased. Only our servers have it."""
+        """Return the header field that says which accounts' records are erased. Only our servers have it.
+
+        A mirror reads it: see `upstream.mirror.offer`. It is the same for all subscribers.
+        """
         return {"Jetstream-Forget": ",".join(sorted(self._erases())) or "none"}
 
     def _framing(self, dictionary_id: int | None) -> Framing:
+        """Return the framing of a dictionary, or that of plain text without an ID. Raises Refused."""
         if dictionary_id is None:
             return WEBSOCKET
         try:
@@ -114,6 +127,8 @@ class SubscribeEventsDialect:
         """Return what a client is told of a cursor below the oldest event; empty if there is nothing to tell.
 
         A cursor of 0 asks for the oldest event. Raises Refused for a cursor of another server.
+
+        The message is an `info` of the lexicon, and goes before all events.
         """
         oldest_us = self._oldest_us()
         if not cursor or (cursor >= POSITION_MIN and cursor >= (oldest_us or 0)):
@@ -129,14 +144,20 @@ class SubscribeEventsDialect:
         return info("OutdatedCursor", f"cursor {cursor} is older than what is kept; {kept}")
 
     def refusal(self, refused: Refused) -> Response:
-        """Return a response in JSON, or a sentence where the error has no name."""
+        """Return a response in JSON, or a sentence where the error has no name.
+
+        Status 429 becomes 503, because of what clients do then.
+        """
         if not refused.name:
             return refused.response()
         status = 503 if refused.status == HTTPStatus.TOO_MANY_REQUESTS else refused.status
         return error_response(status, refused.name, refused.text, refused.fields)
 
     def parse_message(self, message: bytes) -> NoReturn:  # noqa: ARG002 - whatever it says
-        """Refuse a client's message. Raises Breach."""
+        """Refuse a client's message. Raises Breach.
+
+        The connection is closed with 1008.
+        """
         raise Breach(_DATA)
 
 
@@ -150,7 +171,9 @@ class Xrpc:
     """Answers all requests below `/xrpc/`. `upgrades` and `pages` are its methods, by NSID."""
 
     def __init__(self, upgrades: Mapping[str, Handler], pages: Mapping[str, Page]) -> None:
+        # By NSID: the methods that may take their connection over.
         self._upgrades = upgrades
+        # By NSID: the methods that are answered at once.
         self._pages = pages
 
     def answer(self, request: Request, connection: Connection) -> Steps[Answer]:
@@ -158,6 +181,8 @@ class Xrpc:
 
         The body of a request is not read, whatever its method. So the connection ends with the response: the
         body must not be taken for the next request.
+
+        An OPTIONS is answered here, too, with the methods of the path.
         """
         nsid = request.path.removeprefix(PREFIX).rstrip("/")
         if nsid in self._upgrades and request.method in ("GET", "HEAD"):
@@ -166,6 +191,10 @@ class Xrpc:
         return self._response(nsid, request)._replace(closing=closing)
 
     def _response(self, nsid: str, request: Request) -> Response:
+        """Return the response to what is no subscription: a page, or an error in JSON.
+
+        501 is for methods that this server does not have, whether it knows their names or not.
+        """
         if nsid not in METHODS:
             there = " and ".join([*self._upgrades, *self._pages])
             text = f"method not implemented: {nsid[:_NSID_CHARS_SHOWN]}: there are {there}"
@@ -182,5 +211,8 @@ class Xrpc:
 
 
 def error_response(status: int, name: str, text: str, fields: Mapping[str, str] | None = None) -> Response:
-    """Return an error of XRPC."""
+    """Return an error of XRPC.
+
+    `name` is the error as clients compare it, `text` is for people.
+    """
     return Response(status, orjson.dumps({"error": name, "message": text}), "application/json", fields)

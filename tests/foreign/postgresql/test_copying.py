@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import asyncpg
 import pytest
 from tests.foreign.postgresql.engine import PostgresEngine
 from tests.unit.eventlog.reading import read_all, times_from
@@ -16,6 +19,7 @@ from jetstream.errors import LogError, LogLocked
 from jetstream.eventlog import Changes, Gap, SourceCursor
 from jetstream.eventlog.postgresql.copying import Copied, copy
 from jetstream.eventlog.postgresql.export import check, contents, selected
+from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
@@ -77,6 +81,29 @@ async def test_a_copy_is_the_same_log(tmp_path: Path, engine: PostgresEngine, ba
     await log.close()
     with pytest.raises(LogError, match="has events already"):
         await copy(tmp_path, engine.address)
+
+
+@pytest.mark.parametrize(
+    "damage", ["UPDATE repo_change SET records = x'00'", "DROP TABLE gap", "UPDATE cursor SET unstored = 'x'"]
+)
+async def test_a_damaged_log_is_not_copied(
+    tmp_path: Path, engine: PostgresEngine, batch_of: BatchOf, damage: str
+) -> None:
+    await (await filled(tmp_path, batch_of)).close()
+    with closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as connection:
+        connection.execute(damage)
+    with pytest.raises(LogError, match=r"jetstream\.db"):
+        await copy(tmp_path, engine.address)
+    assert await copied_segments(engine.address) == 0
+
+
+async def copied_segments(address: str) -> int:
+    """Return how many segments a database has."""
+    connection = await asyncpg.connect(address)
+    try:
+        return int(await connection.fetchval("SELECT count(*) FROM segment"))
+    finally:
+        await connection.close()
 
 
 async def test_the_commands_read_a_log(engine: PostgresEngine, batch_of: BatchOf) -> None:

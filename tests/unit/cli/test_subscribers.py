@@ -114,6 +114,12 @@ def test_columns_without_anything_are_left_out() -> None:
     assert "lag" in columns(plain, ROWS[1])
 
 
+@pytest.mark.parametrize("figure", [1e300, -1e300, 10**30, -(10**30), 2**63])
+def test_figures_that_no_time_has_are_shown_as_the_longest_or_none(figure: float) -> None:
+    row = {**ROWS[1], "lag_s": figure, "connected_us": figure}
+    assert table([row], 1e9).row_count == 1
+
+
 def test_a_table_of_all_pages(run: Run, server: tuple[Server, str]) -> None:
     code, out, _ = run("list")
     assert code == 0

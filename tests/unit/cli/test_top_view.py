@@ -121,6 +121,11 @@ def test_no_value_breaks_the_screen(values: dict[str, object], data: st.DataObje
     shown(EXAMPLE | values, 60)
 
 
+@pytest.mark.parametrize("started_us", [1e300, -1e300, 10**30, -(10**30)])
+def test_a_start_that_no_clock_has_is_shown_as_the_longest_or_none(started_us: float) -> None:
+    shown(EXAMPLE | {"started_us": started_us})
+
+
 @pytest.mark.parametrize(
     ("values", "bars"),
     [

@@ -88,6 +88,22 @@ async def test_a_firehose_with_a_clock() -> None:
     assert seen.time_offset_s == pytest.approx(0, abs=2)
 
 
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Wed, 21 Oct 99999999999 07:28:00 GMT",
+        "Wed, 21 Oct 2015 07:28:00 +99999999999999999999",
+        "soon",
+    ],
+)
+async def test_a_date_that_is_none_is_passed_over(date: str) -> None:
+    async def dated(_request: web.Request) -> web.Response:
+        return web.Response(headers={"Date": date})
+
+    seen = await look({PATH: dated})
+    assert seen.date_offset_s is None
+
+
 async def test_the_offset_is_that_of_the_given_clock() -> None:
     async with serving({PATH: sends(commit(1, time="not a time"))}) as port:
         upstreams = [Upstream(name, f"ws://127.0.0.1:{port}{PATH}") for name in ("a", "b")]

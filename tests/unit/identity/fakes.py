@@ -11,7 +11,7 @@ import orjson
 from jetstream.identity.failures import NoKey
 
 NOW_S = 1_800_000_000.0
-Reply = bytes | NoKey | Callable[[], Any]
+Reply = bytes | Exception | Callable[[], Any]
 
 
 class Clock:
@@ -46,7 +46,7 @@ class Answers:
 
     def put(self, url: str, reply: object) -> None:
         """Set an answer: bytes, a value as JSON, or an error."""
-        self.replies[url] = reply if isinstance(reply, bytes | NoKey) else orjson.dumps(reply)
+        self.replies[url] = reply if isinstance(reply, bytes | Exception) else orjson.dumps(reply)
 
     async def get(self, url: str, bytes_max: int, timeout_s: float) -> bytes:
         self.asked.append(url)
@@ -58,7 +58,7 @@ class Answers:
         finally:
             self.at_once -= 1
         reply = self.replies.get(url, NoKey("not_found", "HTTP 404", status=404))
-        if isinstance(reply, NoKey):
+        if isinstance(reply, Exception):
             raise reply
         assert isinstance(reply, bytes)
         return reply

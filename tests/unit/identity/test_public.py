@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from threading import Thread
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jetstream.identity.failures import KEY_FAILURES, NoKey
-from jetstream.identity.public import PublicFetcher, _collect, parse_response
+from jetstream.identity.public import Names, PublicFetcher, _collect, parse_response
 
 OK = b"HTTP/1.1 200 OK\r\n"
 WITH_LENGTH = OK + b"Content-Type: x\r\nContent-Length: 5\r\n\r\nhello"
@@ -68,6 +69,17 @@ async def test_a_response_that_is_too_long_is_not_read_on() -> None:
         (OK + b"Content-Length: -9\r\n\r\nhello", ""),
         (OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "unreachable"),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhe", "unreachable"),
+        (OK + b"Content-Length: 99999999999999999999999\r\n\r\nhello", "too_big"),
+        (OK + b"Content-Length: 101\r\n\r\nhello", "too_big"),
+        (OK + b"Content-Length: 100\r\n\r\nhello", "unreachable"),
+        (OK + b"Content-Length: " + b"9" * 5_000 + b"\r\n\r\nhello", ""),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffffffff\r\nhello", "unreachable"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n-ffffffffffffffffffffff\r\nhello", "malformed"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n64\r\n" + bytes(100) + b"\r\n0\r\n\r\n", ""),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n65\r\n" + bytes(101) + b"\r\n0\r\n\r\n", "too_big"),
+        (b"HTTP/1.1 429 x\r\nRetry-After: Wed, 21 Oct 99999999999 07:28:00 GMT\r\n\r\n", "rate_limited"),
+        (b"HTTP/1.1 503 x\r\nRetry-After: 21 Oct 2015 07:28:00 +99999999999999999999\r\n\r\n", "status"),
+        (b"HTTP/1.1 " + b"9" * 30 + b" x\r\n\r\n", "malformed"),
         (OK + b"a: b\r\n" * 101 + b"\r\n", "malformed"),
         (OK + b"a: b\r\n" * 3_000 + b"\r\n", "malformed"),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 3_000, "malformed"),
@@ -103,6 +115,47 @@ def test_a_host_that_asks_for_a_pause() -> None:
 def test_any_bytes_are_a_body_or_a_reason(junk: bytes, start: int, end: int) -> None:
     for raw in (WITH_LENGTH, CHUNKED):
         assert outcome(raw[:start] + junk + raw[end:]) in {"", *KEY_FAILURES}
+
+
+# What a hostile server writes in the place of a number.
+NUMBERS = st.one_of(
+    st.from_regex(rb"[-+]?[0-9]{1,30}", fullmatch=True),
+    st.from_regex(rb"[-+]?[0-9a-f]{1,30}", fullmatch=True),
+)
+
+
+@settings(max_examples=100)
+@given(
+    st.sampled_from(
+        [
+            b"HTTP/1.1 %b x\r\n\r\nhello",
+            b"HTTP/%b 200 x\r\n\r\nhello",
+            OK + b"Content-Length: %b\r\n\r\nhello",
+            OK + b"Transfer-Encoding: chunked\r\n\r\n%b\r\nhello\r\n0\r\n\r\n",
+            b"HTTP/1.1 429 x\r\nRetry-After: %b\r\n\r\n",
+            b"HTTP/1.1 429 x\r\nRetry-After: Wed, 21 Oct %b 07:28:00 GMT\r\n\r\n",
+            b"HTTP/1.1 503 x\r\nRetry-After: Wed, 21 Oct 2015 07:28:00 %b\r\n\r\n",
+        ]
+    ),
+    NUMBERS,
+)
+def test_any_number_is_a_body_or_a_reason(response: bytes, number: bytes) -> None:
+    assert outcome(response % number) in {"", *KEY_FAILURES}
+
+
+async def test_a_look_up_that_cannot_begin_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_thread: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    names = Names(1, lambda *_, **__: [])
+    with monkeypatch.context() as patch:
+        patch.setattr(Thread, "start", fail)
+        for _ in range(2):
+            with pytest.raises(NoKey) as caught:
+                await names.look_up("a.com")
+            assert caught.value.detail == "can't start new thread"
+    assert await names.look_up("a.com") == []
+    assert names.running == 0
 
 
 async def test_an_unknown_url_goes_nowhere() -> None:

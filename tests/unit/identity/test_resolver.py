@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from structlog.testing import capture_logs
 from tests.serving import until
 from tests.unit.identity.accounts import TOMBSTONE, did_of, document, entry, key_of, operation
 from tests.unit.identity.fakes import NOW_S, Answers, Clock
@@ -153,6 +154,22 @@ async def test_a_failure_is_remembered_for_a_while(setup: Setup, error: NoKey, k
     assert await setup.resolver.resolve(DID) == Answer(None, error.reason)
     setup.clock.passed += 0.2
     assert await setup.resolver.resolve(DID) == Answer(KEY, "", "")
+
+
+async def test_an_error_of_the_server_itself_is_of_one_request_only(setup: Setup) -> None:
+    setup.web.put(WEB_URL, OverflowError("too large"))
+    setup.plc.put(f"{PLC}/{DID}/log/audit", RecursionError("too deep"))
+    with capture_logs() as lines:
+        assert await setup.resolver.resolve(WEB) == Answer(None, "internal")
+        assert await setup.resolver.find_pds(WEB, refresh=True) == Answer(None, "internal")
+        assert await setup.resolver.keys_at(DID, 0) == ([], "internal")
+    assert [(line["log_level"], line["did"], line["exc_info"]) for line in lines] == [("error", WEB, True)]
+    assert setup.count("internal") == 2
+    setup.web.put(WEB_URL, document(WEB, KEY))
+    setup.put(NEXT)
+    setup.clock.passed += LIMITS.failure_s
+    assert await setup.resolver.resolve(WEB) == Answer(KEY, "", "")
+    assert await setup.resolver.resolve(DID) == Answer(NEXT, "", "")
 
 
 async def test_a_host_is_left_alone_for_as_long_as_it_asks_for(setup: Setup) -> None:

@@ -6,15 +6,17 @@ from hypothesis import strategies as st
 from jetstream.supervisor.lines import Lines
 
 
-@given(st.lists(st.binary(max_size=20), max_size=20))
-def test_whole_lines_are_passed_on_in_order(parts: list[bytes]) -> None:
+@given(st.lists(st.binary(max_size=20) | st.just(b"\n"), max_size=20), st.integers(1, 30))
+def test_lines_are_passed_on_in_order_each_up_to_the_bound(parts: list[bytes], bytes_max: int) -> None:
     written: list[bytes] = []
-    lines = Lines(written.append, 1_000)
+    lines = Lines(written.append, bytes_max)
     for part in parts:
         lines.add(part)
+        assert all(each.endswith(b"\n") for each in written)
+    lines.end()
     data = b"".join(parts)
-    assert b"".join(written) == data[: data.rfind(b"\n") + 1]
-    assert all(each.endswith(b"\n") for each in written)
+    ended = data if data.endswith(b"\n") or not data else data + b"\n"
+    assert b"".join(written) == b"".join(line[:bytes_max] + b"\n" for line in ended.split(b"\n")[:-1])
 
 
 def test_the_last_line_that_is_no_log_line_says_why_a_process_has_ended() -> None:
@@ -24,9 +26,19 @@ def test_the_last_line_that_is_no_log_line_says_why_a_process_has_ended() -> Non
     assert lines.last_raw == "ValueError: no"
 
 
-def test_a_line_without_an_end_is_cut() -> None:
+def test_a_line_that_is_too_long_is_cut_where_its_end_comes() -> None:
     written: list[bytes] = []
     lines = Lines(written.append, 10)
-    lines.add(b"0123456789abc")
-    lines.add(b"def\n")
-    assert written == [b"0123456789\n", b"def\n"]
+    for data in (b"0123456789abc", b"def", b"\nnext\n"):
+        lines.add(data)
+    assert written == [b"0123456789\n", b"next\n"]
+
+
+def test_a_last_line_without_an_end_says_why_and_is_not_of_the_next_process() -> None:
+    written: list[bytes] = []
+    lines = Lines(written.append, 1_000)
+    lines.add(b"terminate called without an active exception")
+    lines.end()
+    lines.add(b"{}\n")
+    assert written == [b"terminate called without an active exception\n", b"{}\n"]
+    assert lines.last_raw == "terminate called without an active exception"

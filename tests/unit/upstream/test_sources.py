@@ -7,9 +7,12 @@ from collections.abc import Collection
 from itertools import pairwise
 from typing import cast
 
+import pytest
 from structlog.testing import capture_logs
+from tests.serving import until
 
 from jetstream.conditions import Conditions
+from jetstream.errors import Fenced, JetstreamError, LogCorrupt, LogUnreachable, NotStored
 from jetstream.limits import SourceLimits
 from jetstream.status import UpstreamState
 from jetstream.upstream.reconnecting import Link
@@ -33,12 +36,21 @@ class FakeSource:
         self.runs = 0
         self.ended = False
         self.error: Exception | None = None
+        self.seq: int | None = None
+        self.faults = 0
+        self.before: FakeSource | None = None
         self.is_connected = False
         self.last_frame_age_s: float | None = None
 
     @property
     def state(self) -> UpstreamState:
         return "connected" if self.is_connected else "reconnecting"
+
+    def count_fault(self) -> None:
+        self.faults += 1
+
+    def take_over(self, before: FakeSource) -> None:
+        self.before = before
 
     def connect(self) -> None:
         self.is_connected, self.gone_s = True, 0.0
@@ -51,9 +63,9 @@ class FakeSource:
 
     async def run(self) -> None:
         self.runs += 1
-        if self.error is not None:
-            raise self.error
         try:
+            if self.error is not None:
+                raise self.error
             await asyncio.Event().wait()
         finally:
             self.ended = True
@@ -68,6 +80,10 @@ class Stage:
         self.built: list[FakeSource] = []
         self.forgotten: list[list[str]] = []
         self.changes = 0
+        # What each source that is built raises, the cursor that it begins at, and how far it comes.
+        self.error: Exception | None = None
+        self.stored = self.progress = 0
+        limits = {"fault_pause_s": 0.0, "fault_pause_max_s": 0.0} | limits
         self.sources = Sources(
             self.build,
             self.forget,
@@ -79,6 +95,8 @@ class Stage:
 
     def build(self, upstream: Upstream, link: Link) -> Source:
         self.built.append(FakeSource(upstream, link))
+        self.built[-1].error, self.built[-1].seq = self.error, self.stored
+        self.stored += self.progress
         return cast(Source, self.built[-1])
 
     async def forget(self, names: Collection[str]) -> None:
@@ -135,18 +153,88 @@ async def test_sources_are_added_removed_replaced_and_ordered_while_they_run() -
         assert all(each.ended for each in stage.built)
 
 
-async def test_an_error_of_a_source_ends_the_group() -> None:
+ON_PURPOSE = [LogCorrupt("log", "x"), LogUnreachable("log", "x"), Fenced("log", "x"), NotStored("x")]
+
+
+@pytest.mark.parametrize("error", ON_PURPOSE, ids=lambda error: type(error).__name__)
+async def test_an_error_that_is_raised_on_purpose_ends_the_group(error: JetstreamError) -> None:
     stage = Stage()
     await stage.sources.apply(upstreams("a", "b"))
-    stage["b"].error = RuntimeError("a bug")
+    stage["b"].error = error
     caught: list[BaseException] = []
     try:
         async with asyncio.TaskGroup() as tasks:
             stage.sources.start(tasks)
-    except* RuntimeError as group:
+    except* JetstreamError as group:
         caught += group.exceptions
-    assert [str(error) for error in caught] == ["a bug"]
+    assert caught == [error]
     assert stage["a"].ended
+    assert [each.faults for each in stage.built] == [0, 0]
+
+
+async def test_an_error_of_the_server_itself_ends_one_source_and_another_takes_its_place() -> None:
+    stage = Stage()
+    await stage.sources.apply(upstreams("a", "b"))
+    failing = stage["b"]
+    failing.error = OverflowError("a bug")
+    async with asyncio.TaskGroup() as tasks:
+        stage.sources.start(tasks)
+        await until(lambda: stage["b"].runs == 1)
+        assert stage.names == ["a", "b"]
+        assert (failing.faults, stage["b"].faults, stage["b"].before) == (1, 0, failing)
+        assert (stage["a"].runs, stage["a"].ended) == (1, False)
+        stage.sources.check()
+        assert stage.conditions.reasons == {}  # it may have been the only one
+        await stage.sources.apply([])
+    assert all(each.ended for each in stage.built if each is not failing)
+
+
+async def test_an_upstream_that_causes_an_error_at_the_same_cursor_again_and_again_is_stuck() -> None:
+    stage = Stage()
+    stage.error, stage.stored = OverflowError("a bug"), 7
+    await stage.sources.apply(upstreams("a"))
+    async with asyncio.TaskGroup() as tasks:
+        stage.sources.start(tasks)
+        await until(lambda: len(stage.built) >= 5)
+        stage.sources.check()
+        (reason,) = stage.conditions.reasons.items()
+        assert reason[0] == "upstream_stuck a"
+        assert reason[1].startswith(
+            "a: nothing after 7 is taken: an error of the server itself (OverflowError)"
+        )
+        stage.error = None
+        await until(lambda: stage["a"].error is None and stage["a"].runs == 1)
+        stage.sources.check()
+        assert stage.conditions.names == {"upstream_stuck"}  # nothing after it has come yet
+        stage["a"].seq = 8
+        stage.sources.check()
+        assert stage.conditions.names == {"upstream_stuck"}  # it was read, and its connection has failed
+        stage["a"].connect()
+        stage.sources.check()
+        assert stage.conditions.names == set()
+        await stage.sources.apply([])
+
+
+async def test_errors_at_other_cursors_are_no_stuck_upstream() -> None:
+    stage = Stage()
+    stage.error, stage.progress = OverflowError("a bug"), 1
+    await stage.sources.apply(upstreams("a"))
+    async with asyncio.TaskGroup() as tasks:
+        stage.sources.start(tasks)
+        await until(lambda: len(stage.built) >= 5)
+        assert stage.conditions.names == set()
+        await stage.sources.apply([])
+
+
+async def test_an_upstream_can_be_removed_while_it_is_waited_for_after_an_error() -> None:
+    stage = Stage(fault_pause_s=3_600.0, fault_pause_max_s=3_600.0)
+    await stage.sources.apply(upstreams("a"))
+    stage["a"].error = OverflowError("a bug")
+    async with asyncio.TaskGroup() as tasks:
+        stage.sources.start(tasks)
+        await until(lambda: stage["a"].faults == 1)
+        await stage.sources.apply([])
+    assert stage.built[0].faults == len(stage.built) == 1
 
 
 async def test_the_connected_are_in_the_order_of_the_list() -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.tls import VALID_DAYS, certificate
 
 from jetstream.conditions import Conditions
+from jetstream.errors import SettingError
 from jetstream.web.certificate import Certificate, expiry
 
 
@@ -83,6 +84,19 @@ def test_a_new_one_ends_it(
     used.check()
     assert conditions.reasons == {}
     assert used.context is not before
+
+
+def test_a_form_that_only_openssl_takes_is_refused_with_the_reason(
+    used: Certificate, pem: Path, conditions: Conditions
+) -> None:
+    pem.write_text(pem.read_text().replace(" CERTIFICATE-", " TRUSTED CERTIFICATE-"))
+    with pytest.raises(SettingError, match=r"--tls-cert.*whose end can be read"):
+        expiry(pem)
+    used.check()
+    assert "the one before stays in force" in conditions.reasons["certificate"]
+    pem.unlink()
+    with pytest.raises(SettingError, match=r"--tls-cert.*No such file"):
+        expiry(pem)
 
 
 def test_one_that_cannot_be_used_is_told_before_the_time(

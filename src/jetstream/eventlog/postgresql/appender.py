@@ -48,15 +48,19 @@ $11::text,
     $12::bytea FROM mine WHERE (SELECT max(id) FROM tail_%s) = $3 - 1
 RETURNING %s
 """
+# Whether the term is still this process's, and the nonce of the row with a number; null without one.
 _SETTLE: Final = """
 SELECT (SELECT count(*) FROM term WHERE epoch = $1 AND holder = $2) = 1 AS leads,
     (SELECT nonce FROM tail WHERE id = $3) AS nonce
 """
+# Changes nothing, but is a commit: when it is confirmed, so is all that was committed before it.
 _CONFIRM: Final = "UPDATE leader SET beat = beat"
+# Only the term that is in the database reserves. The answer is up to where: never lower than before.
 _RESERVE: Final = (
     "UPDATE leader SET reserved_us = greatest(reserved_us, $3) FROM term"
     " WHERE term.epoch = $1 AND term.holder = $2 RETURNING reserved_us"
 )
+# A term without a holder is free: a standby takes over at its next look.
 _RESIGN: Final = "UPDATE term SET holder = '' WHERE epoch = $1 AND holder = $2"
 _PUT_GAP: Final = (
     "INSERT INTO gap VALUES ($1, $2, $3, $4, $5) ON CONFLICT (time_us, did, rev)"
@@ -69,12 +73,16 @@ _DROP_ACCOUNT: Final = "DELETE FROM account WHERE source = $1 AND did = $2"
 _PUT_TOMBSTONE: Final = (
     "INSERT INTO tombstone VALUES ($1, $2) ON CONFLICT (did) DO UPDATE SET before_us = excluded.before_us"
 )
+# With a tombstone: other processes have read what is to be erased.
 _REVISE: Final = "UPDATE state SET revision = revision + 1"
 _TAKEN_OVER: Final = "another process has taken over"
 
 
 def append_statement(tail: str, *, notify: bool) -> str:
-    """Return the statement that appends a row to one of the tails."""
+    """Return the statement that appends a row to one of the tails.
+
+    `tail` is one of `TAILS`. With `notify`, all that listen to `CHANNEL` are told at the commit.
+    """
     returned = f"pg_notify('{CHANNEL}', '')" if notify else "id"
     return _APPEND % (tail, tail, returned)
 
@@ -102,6 +110,8 @@ class Appender:
 
     `end` is called with the reason when the term is found to be over, and returns the error. `on_connected`
     is called with the server's process of each new connection.
+
+    Its connection waits for standbys as the database is set up to; the one of `transactions` does not.
     """
 
     def __init__(
@@ -111,6 +121,7 @@ class Appender:
         end: Callable[[str], Fenced],
         on_connected: Callable[[int], None],
     ) -> None:
+        """Connect later, with the first append. `epoch` is what each statement is checked with."""
         self._address = address
         self._name = shown(address)
         self._epoch = epoch
@@ -124,7 +135,10 @@ class Appender:
         self._logger = structlog.get_logger(__name__)
 
     async def reserve(self, position: int) -> int:
-        """Reserve positions up to one; return up to where they are reserved. Raises LogUnwritable, Fenced."""
+        """Reserve positions up to one; return up to where they are reserved. Raises LogUnwritable, Fenced.
+
+        Positions are microseconds. An error leaves open whether they are reserved, which does no harm.
+        """
         try:
             connection = await self._connected()
             reserved_us: int | None = await connection.fetchval(_RESERVE, *self._epoch, position)
@@ -139,6 +153,9 @@ class Appender:
         """Insert the rows of an append; return when they are stored for certain.
 
         Raises LogUnwritable with nothing stored, and Fenced if the term is over.
+
+        `tail` is the table in use. While it is in doubt whether the append is stored, this asks every
+        `RETRY_S` seconds, without a deadline: an outage of the database only delays it.
         """
         statement = _APPENDS[tail, notify]
         in_doubt = False
@@ -172,7 +189,10 @@ class Appender:
             await asyncio.sleep(RETRY_S)
 
     async def settle(self, storing: asyncio.Task[None]) -> None:
-        """Wait for the end of an append whose caller does not. After `ABANDONED_S`, its connection is cut."""
+        """Wait for the end of an append whose caller does not. After `ABANDONED_S`, its connection is cut.
+
+        Called when the caller of the append was cancelled. The error of the append is not raised.
+        """
         self._abandoned = True
         try:
             await asyncio.wait([storing], timeout=ABANDONED_S)
@@ -185,7 +205,11 @@ class Appender:
             storing.exception()  # the business of nobody any more: the term is over with it
 
     async def _is_stored(self, connection: asyncpg.Connection, entry: Entry) -> bool:
-        """Tell whether an append was stored. Raises Fenced if it was not, and the term is over."""
+        """Tell whether an append was stored. Raises Fenced if it was not, and the term is over.
+
+        The nonce of the last row decides: all rows of an append are one transaction. Another nonce there
+        is a row of another term.
+        """
         *_, row = entry.rows
         found = await connection.fetchrow(_SETTLE, *self._epoch, row[0])
         if found["nonce"] == row[6]:
@@ -195,6 +219,11 @@ class Appender:
         return False
 
     async def _insert(self, connection: asyncpg.Connection, statement: str, entry: Entry) -> None:
+        """Insert the rows of an append, and what else it changes, in one transaction.
+
+        A plain entry is one statement, which is a transaction by itself. Raises Fenced, and errors of
+        asyncpg.
+        """
         if entry.is_plain:
             await self._insert_row(connection, statement, entry.rows[0])
             return
@@ -212,6 +241,11 @@ class Appender:
                 await connection.execute(_REVISE)
 
     async def _insert_row(self, connection: asyncpg.Connection, statement: str, row: tuple[Any, ...]) -> None:
+        """Insert one row. Raises Fenced if the statement has inserted none.
+
+        Then the term is over, or the row before this one is missing: a server was promoted that did not
+        have it.
+        """
         if not await connection.fetch(statement, *self._epoch, *row):
             raise self._end(f"{_TAKEN_OVER}, or the database has lost what was stored")
 
@@ -228,7 +262,11 @@ class Appender:
         self._warnings += 1
 
     async def resign(self) -> None:
-        """Give up the term in the database, if it answers, so that a standby may lead at once."""
+        """Give up the term in the database, if it answers, so that a standby may lead at once.
+
+        Waits `_RESIGN_S` seconds at most, and raises nothing: a standby takes over after a while in any
+        case.
+        """
         with suppress(*LOST, asyncpg.PostgresError):
             async with asyncio.timeout(_RESIGN_S):
                 await (await self._connected()).execute(_RESIGN, *self._epoch)

@@ -30,6 +30,7 @@ SELECT s.tail, s.folded_id, s.repos, l.reserved_us, l.base_us, l.beat, {SEALED} 
     (SELECT coalesce(sum(events), 0)::bigint FROM tail WHERE last_us <= {SEALED}) AS sealed_events,
     (SELECT count(*) FROM gap) AS gaps FROM state s, leader l
 """
+# Two queries that give the cursors together: see `cursors_after`. `export` has the same need.
 CURSORS: Final = "SELECT source, seq, provisional, fell_from, stored_to, unstored FROM cursor"
 _CHANGED: Final = (
     "SELECT id, cursors, repos FROM tail WHERE cursors IS NOT NULL OR repos IS NOT NULL ORDER BY id"
@@ -69,6 +70,10 @@ async def read_beginning(connection: asyncpg.Connection, epoch: Epoch, *, mirror
     """Read what the log holds, in one snapshot. Raises Damaged.
 
     A term that `mirrors` goes on where a mirror's log ends: its positions are those of its upstream.
+
+    Called once for each term, when its epoch is committed: no append of an earlier term can come after
+    that. Reads all rows of the tail that have cursors or states, since those are newer than the tables of
+    them. Raises what asyncpg raises.
     """
     await connection.fetchval(_SET_TIMELINE, *epoch, await _timeline(connection))
     async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -104,7 +109,10 @@ async def read_beginning(connection: asyncpg.Connection, epoch: Epoch, *, mirror
 
 
 async def read_cursors(connection: asyncpg.Connection) -> dict[str, SourceCursor]:
-    """Return how far each upstream was read. Raises Damaged."""
+    """Return how far each upstream was read. Raises Damaged.
+
+    For a standby, which compares the sources before it takes over. Two snapshots, so it may be a mixture.
+    """
     rows = await connection.fetch(CURSORS)
     return cursors_after(rows, [text for (text,) in await connection.fetch(MOVED)])
 
@@ -113,6 +121,9 @@ def cursors_after(rows: Iterable[tuple[Any, ...]], appended: Iterable[str]) -> d
     """Return the cursors: the rows of their table, then what rows of the tail have changed, in order.
 
     Raises Damaged.
+
+    `appended` has the JSON of `Term._moved`: `[source, seq, …]` for a cursor, `[source]` for one that is
+    gone.
     """
     cursors = dict(map(named_cursor, rows))
     for text in appended:
@@ -134,7 +145,12 @@ def _changes(text: str) -> list[list[Any]]:
 
 
 async def _timeline(connection: asyncpg.Connection) -> str:
-    """Return what differs after a promotion; empty where nobody knows, or commits do not wait."""
+    """Return what differs after a promotion; empty where nobody knows, or commits do not wait.
+
+    It is the first part of the name of a WAL file: 8 hex digits. With `synchronous_commit` off, a crash
+    without a promotion may lose commits as well, so the timeline proves nothing: an empty one counts as
+    another at each start of a term.
+    """
     with suppress(asyncpg.PostgresError):
         if await connection.fetchval("SHOW synchronous_commit") != "off":
             return str(await connection.fetchval(_TIMELINE))

@@ -65,6 +65,8 @@ async def connect(
     Each host has `connect_s` to answer: one that is frozen does not keep others from being tried. A statement
     that is not answered for `answer_s` seconds ends with TimeoutError, one of `LOST`; None: it is waited for.
     `settings` are of the session. Raises one of `LOST`, or asyncpg.PostgresError.
+
+    The caller closes the connection, with `drop` if it may be broken.
     """
     failure: BaseException | None = None
     for host in addresses(address):
@@ -86,7 +88,10 @@ async def connect(
 
 
 def addresses(address: str) -> list[str]:
-    """Return an address of its own for each host of an address."""
+    """Return an address of its own for each host of an address.
+
+    `asyncpg` would give all hosts of an address one time to answer in.
+    """
     parts = urlsplit(address)
     login, separator, hosts = parts.netloc.rpartition("@")
     if "," not in hosts:
@@ -95,7 +100,10 @@ def addresses(address: str) -> list[str]:
 
 
 def keep_alive(connection: asyncpg.Connection) -> None:
-    """Let the system notice that the host of a connection is gone."""
+    """Let the system notice that the host of a connection is gone.
+
+    Sets `_KEEPALIVE`, as far as the system has these options. A Unix socket needs none.
+    """
     sock = connection._transport.get_extra_info("socket")  # noqa: SLF001 - asyncpg has no other way
     if sock is None or sock.family == socket.AF_UNIX:
         return
@@ -106,7 +114,10 @@ def keep_alive(connection: asyncpg.Connection) -> None:
 
 
 async def drop(connection: asyncpg.Connection | None) -> None:
-    """Close a connection that may be broken, at once."""
+    """Close a connection that may be broken, at once.
+
+    Does not wait for the server, and raises nothing. None: there is nothing to close.
+    """
     if connection is not None:
         with suppress(Exception):
             connection.terminate()
@@ -114,7 +125,10 @@ async def drop(connection: asyncpg.Connection | None) -> None:
 
 @contextmanager
 def translated(address: str, otherwise: type[LogError] = LogError) -> Iterator[None]:
-    """Raise LogUnreachable for a lost connection inside, and `otherwise` for what the database refuses."""
+    """Raise LogUnreachable for a lost connection inside, and `otherwise` for what the database refuses.
+
+    `address` is named without its password. Other errors pass as they are.
+    """
     try:
         yield
     except LOST as error:

@@ -23,7 +23,7 @@ from jetstream.eventlog.postgresql.term import AHEAD_US
 from jetstream.eventlog.reader import Row
 from jetstream.eventlog.segment import Segment
 from jetstream.eventlog.sqlite.check import Findings, whole_rows
-from jetstream.eventlog.sqlite.connection import open_writer
+from jetstream.eventlog.sqlite.connection import TranslatedErrors, open_writer
 from jetstream.eventlog.sqlite.journal import recover
 from jetstream.eventlog.sqlite.lock import offline
 from jetstream.eventlog.sqlite.repos import read_changes, whole_states
@@ -31,6 +31,7 @@ from jetstream.eventlog.sqlite.reservation import Reservation
 from jetstream.eventlog.sqlite.schema import read_accounts, read_cursors, read_tip
 from jetstream.urls import shown
 
+# Whether nothing was ever appended. Locks the row of the term, so that no process leads meanwhile.
 _IS_EMPTY = (
     "SELECT (SELECT max(id) FROM tail) = 0 AND NOT EXISTS (SELECT 1 FROM segment) FROM term FOR UPDATE"
 )
@@ -51,9 +52,12 @@ async def copy(directory: Path, address: str) -> Copied:
 
     Raises LogLocked while it runs, LogCorrupt if the log is damaged, LogError if the database has events
     already, LogUnreachable or LogUnwritable.
+
+    `directory` is a `--data-dir`, and `address` has the password.
+    The tables are created if there are none.
     """
     await create_tables(address)
-    with offline(directory) as path, closing(open_writer(path)) as source:
+    with offline(directory) as path, TranslatedErrors(path), closing(open_writer(path)) as source:
         recover(directory, source)
         connection = None
         with translated(address, LogUnwritable):
@@ -68,6 +72,11 @@ async def copy(directory: Path, address: str) -> Copied:
 
 
 async def _copy(directory: Path, source: sqlite3.Connection, target: asyncpg.Connection) -> Copied:
+    """Copy table by table, inside the transaction of `target`.
+
+    Segments come before the tail, since both are of one walk through the log. Events below the floor are
+    left out. Positions go on above what the SQLite log has reserved.
+    """
     (floor_us,) = source.execute("SELECT floor_us FROM state").fetchone()
     rows = _Rows(source, floor_us)
     await target.copy_records_to_table("segment", records=rows.segments(), columns=_SEGMENT_COLUMNS)
@@ -95,6 +104,10 @@ async def _copy(directory: Path, source: sqlite3.Connection, target: asyncpg.Con
 
 
 async def _copy_states(source: sqlite3.Connection, target: asyncpg.Connection) -> None:
+    """Copy the states of repositories: the table, then the changes that are not folded yet.
+
+    States that are damaged are left out. Raises Damaged if changes are.
+    """
     damaged: list[bytes] = []
     states = ((did, state) for some in whole_states(source, damaged) for state, _, did in some)
     await target.copy_records_to_table("repo", records=states)
@@ -112,6 +125,7 @@ class _Rows:
     """Reads the rows of an SQLite log once, as records of the tables here."""
 
     def __init__(self, source: sqlite3.Connection, floor_us: int) -> None:
+        """Read nothing yet. Each record follows the one before it: the first one follows the floor."""
         self.findings = Findings()
         self._rows = whole_rows(source, self.findings)
         # The end of the row before, the events so far, and the number of the last row of the tail.
@@ -121,6 +135,7 @@ class _Rows:
         self._first: Row | None = None
 
     def segments(self) -> Iterator[tuple[Any, ...]]:
+        """Yield the segments above the floor. Ends at the first row of the tail, which `tail` begins with."""
         for row in self._rows:
             if isinstance(row, Row):
                 self._first = row

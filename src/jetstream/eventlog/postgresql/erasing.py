@@ -18,6 +18,7 @@ from jetstream.eventlog.segment import Segment, compress
 
 _TOMBSTONES: Final = "SELECT did, before_us FROM tombstone"
 _BYTES: Final = "SELECT bytes FROM segment WHERE last_us = $1"
+# The key stays, and with it the order: the next segment follows it as before.
 _CHANGE_SEGMENT: Final = (
     "UPDATE segment SET first_us = $2, events = $3, bytes = $4, collection_set = $5, did_bits = $6,"
     " accounts = $7, times = $8, kinds = $9, dids = $10, collections = $11, rkeys = $12, revs = $13,"
@@ -29,9 +30,14 @@ _DROP_TOMBSTONE: Final = "DELETE FROM tombstone WHERE did = $1 AND before_us = $
 
 
 class Erasing:
-    """Erases records from the log of one term, a few segments at a time."""
+    """Erases records from the log of one term, a few segments at a time.
+
+    As in SQLite, a pass goes over the segments and ends with the tail; but rows stay where nothing is
+    left of them.
+    """
 
     def __init__(self, term: Term, transactions: Transactions, sealing: Sealing) -> None:
+        """Begin without a pass. `sealing` is told when the tail has something erased."""
         self._term = term
         self._transactions = transactions
         self._sealing = sealing
@@ -40,7 +46,12 @@ class Erasing:
         self._erased_to = 0
 
     async def erase(self) -> None:
-        """Rewrite some segments, and at the end of a pass the tail."""
+        """Rewrite some segments, and at the end of a pass the tail.
+
+        At most `LogLimits.erase_segments` steps of a pass; the next run of upkeep goes on. A new process
+        begins the pass again. Raises Hole, LogError, and what asyncpg raises: what was not done stays
+        due.
+        """
         log = self._term.log
         if not self._tombstones:
             self._tombstones = dict(await log.fetch(_TOMBSTONES))
@@ -64,7 +75,10 @@ class Erasing:
             self._erased_to = after
 
     async def _replace(self, rewritten: list[Rewritten], done: Tombstones) -> None:
-        """Put what was rewritten in the place of the old, and delete the tombstones that are done."""
+        """Put what was rewritten in the place of the old, and delete the tombstones that are done.
+
+        One transaction. It raises the revision, so that all processes drop what they have in memory.
+        """
         more = 0
         async with self._transactions.begin() as connection:
             for each in rewritten:
@@ -89,6 +103,11 @@ async def _replace_segment(connection: asyncpg.Connection, rewritten: Rewritten)
 
 
 async def _replace_row(connection: asyncpg.Connection, rewritten: Rewritten, tail: str) -> None:
+    """Put a row of the tail in the place of the old one, in the table in use.
+
+    The old version is in the table until vacuum or a rotation removes it. So the tail is rotated after
+    the pass.
+    """
     left = rewritten.left
     events, data = (left.events, pack(left.columns)) if isinstance(left, Row) else (0, b"")
     await connection.execute(_CHANGE_ROW % tail, rewritten.last_us, events, data)

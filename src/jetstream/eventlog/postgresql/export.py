@@ -42,6 +42,7 @@ _COUNTS: Final = (
 )
 _KEYS: Final = "SELECT last_us FROM segment WHERE last_us > $1 ORDER BY last_us LIMIT 1000"
 _SEGMENT: Final = f"SELECT follows_us, {', '.join(Segment._fields)} FROM segment WHERE last_us = $1"
+# Not sealed, and with events: in pieces of a thousand.
 _ROWS: Final = (
     f"SELECT last_us, first_us, events, data, follows_us FROM tail WHERE last_us > greatest($1, {SEALED})"
     " AND first_us <= last_us ORDER BY last_us LIMIT 1000"
@@ -52,7 +53,11 @@ Fetch = Callable[..., list[Any]]
 
 @contextmanager
 def reading(address: str) -> Iterator[Fetch]:
-    """Connect to an existing log; give what runs a statement. Raises LogError."""
+    """Connect to an existing log; give what runs a statement. Raises LogError.
+
+    It runs an event loop of its own, so it is for commands, not for a server. The connection is closed at
+    the end. Damage inside becomes LogCorrupt.
+    """
     with asyncio.Runner() as runner:
         connection: asyncpg.Connection | None = None
         try:
@@ -61,6 +66,7 @@ def reading(address: str) -> Iterator[Fetch]:
                 runner.run(check_version(connection, address))
 
                 def fetch(statement: str, *values: object) -> list[Any]:
+                    """Run one statement to its end, and return its rows."""
                     rows: list[Any] = runner.run(connection.fetch(statement, *values))
                     return rows
 
@@ -78,6 +84,9 @@ def selected(
 
     The batches are as they are stored, and may exceed the range; the indices do not.
     `stop` None means up to the tip. Raises LogError.
+
+    Lazy, like that of SQLite. Records that are still to be erased are left out. What is missing is waited
+    for, `HOLE_S` seconds: it may be between two tables just now, or a replica may be behind.
     """
     with reading(address) as fetch:
         ((floor, tip),) = fetch(_EXTENT)
@@ -107,7 +116,10 @@ def selected(
 
 
 def contents(address: str) -> Contents:
-    """Count what a log holds. Raises LogError."""
+    """Count what a log holds. Raises LogError.
+
+    Kinds and collections are counted event by event. The other numbers are of slightly earlier moments.
+    """
     with reading(address) as fetch:
         ((floor, tip),) = fetch(_EXTENT)
         ((size,),) = fetch(_SIZE)
@@ -127,7 +139,11 @@ def check(address: str) -> Checked:
 
 
 def checked(fetch: Fetch) -> Checked:
-    """Check a log while a server may write. `fetch` runs a statement, each with a snapshot of its own."""
+    """Check a log while a server may write. `fetch` runs a statement, each with a snapshot of its own.
+
+    Ends when it has reached the tip. Segments come first, then rows of the tail by the thousand; before
+    each of these, it looks whether some were sealed meanwhile.
+    """
     check = _Check(fetch)
     check.segments()
     while True:
@@ -188,10 +204,14 @@ class _Check:
         self.end_us = last_us
 
     def _check_order(self, what: str, follows_us: int) -> None:
-        """Note what is missing before a part, unless it was trimmed meanwhile."""
+        """Note what is missing before a part, unless it was trimmed meanwhile.
+
+        `what` names the part, and `follows_us` is the end of the one before it.
+        """
         if follows_us > self.end_us and follows_us >= self._floor_us():
             self.found.problems.append(f"the {what} follows {follows_us}, and what ends there is missing")
 
     def _floor_us(self) -> int:
+        """Return the floor as of now: it rises while a check runs."""
         ((floor_us, _),) = self._fetch(_EXTENT)
         return int(floor_us)

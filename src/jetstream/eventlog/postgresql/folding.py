@@ -35,13 +35,19 @@ class Folding:
     def __init__(
         self, term: Term, transactions: Transactions, states_max: int, *, sampled: int = SAMPLED
     ) -> None:
+        """Take the bounds. `sampled` is how many neighbours are compared at once when some are forgotten."""
         self._term = term
         self._transactions = transactions
+        # How many rows the table may have. Above it, the states with the oldest revs go.
         self._states_max = states_max
         self._sampled = sampled
 
     async def fold(self) -> None:
-        """Write states that have changed to their table, in steps; then forget those that are too many."""
+        """Write states that have changed to their table, in steps; then forget those that are too many.
+
+        Steps of `FOLD_AT_ONCE` states, each a transaction, beside appends. If one fails, the next call
+        folds the same states again, with the same result. Raises Fenced, and what asyncpg raises.
+        """
         term, repos = self._term, self._term.repos
         async with term.writing:
             repos.begin_fold(term.last_id)
@@ -54,7 +60,10 @@ class Folding:
             repos.rows -= await self.forget_some(token_bytes(15))
 
     async def _fold_step(self, step: list[Change]) -> int:
-        """Write some states; return how many rows their table has more than before."""
+        """Write some states; return how many rows their table has more than before.
+
+        `step` is in the order of the keys, so two steps touch few pages in common.
+        """
         kept = [(did, state) for did, state in step if state is not None]
         dids, gone = [did for did, _ in kept], [did for did, state in step if state is None]
         async with self._transactions.begin() as connection:

@@ -27,6 +27,7 @@ from jetstream.urls import shown
 RECONNECT_S: Final = 0.25  # between two attempts
 MEASURE_S: Final = 10.0  # between two measurements of the tables
 BEAT_S: Final = 1.0  # between two looks at the heartbeat
+# The bytes of all tables that hold events, states and gaps, with their indexes and large values.
 _SIZE: Final = """
 SELECT sum(pg_total_relation_size(name::regclass))::bigint
 FROM unnest(ARRAY['tail_a', 'tail_b', 'segment', 'repo', 'gap', 'account']) AS name
@@ -37,7 +38,7 @@ _BEAT: Final = "SELECT beat, (SELECT max(last_us) FROM tail) FROM leader"
 PLAN_ONCE: Final = "SET plan_cache_mode = force_generic_plan"
 
 
-class Follower:
+class LogFollower:
     """Lets a `FollowedLog` look at the database, from `start` until `close`. `monotonic` gives seconds."""
 
     def __init__(
@@ -50,12 +51,14 @@ class Follower:
         monotonic: Callable[[], float],
         primary: bool,
     ) -> None:
+        """Connect to nothing yet. `primary` leaves out replicas."""
         self._address = address
         self._name = shown(address)
         self._log = log
         # Whether another process writes; told so about once a second.
         self._leader = leader
         self._conditions = conditions
+        # Seconds between two looks without a notification.
         self._poll_s = poll_s
         self._primary = primary
         self._monotonic = monotonic
@@ -86,7 +89,11 @@ class Follower:
         self._task = asyncio.create_task(self._follow(connection))
 
     async def _opened(self, *, wait: bool) -> asyncpg.Connection:
-        """Return a connection with which the log was read."""
+        """Return a connection with which the log was read.
+
+        Raises what `start` raises. While it waits, it tries every `RECONNECT_S` seconds, and says so
+        once.
+        """
         waiting = False
         while True:
             connection = None
@@ -111,7 +118,10 @@ class Follower:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def run(self) -> None:
-        """Wait until following ends, which only an error does: it is raised."""
+        """Wait until following ends, which only an error does: it is raised.
+
+        Errors that may pass do not end it: they are the condition `log_unreadable` until a look succeeds.
+        """
         assert self._task is not None
         await asyncio.shield(self._task)
 
@@ -120,13 +130,20 @@ class Follower:
         self._woken.set()
 
     async def looked_again(self) -> None:
-        """Return after a look that began after this call, and succeeded."""
+        """Return after a look that began after this call, and succeeded.
+
+        Without a deadline: it waits while the database does not answer.
+        """
         wanted = self._begun + 1
         self.wake()
         while self._done < wanted:
             await self._looked.wait()
 
     async def _follow(self, connection: asyncpg.Connection) -> None:
+        """Look at the database until cancelled, with a new connection whenever the last one is lost.
+
+        An outage is not counted as silence of the leader.
+        """
         try:
             while True:
                 try:
@@ -158,7 +175,11 @@ class Follower:
                 return await self._connected()
 
     async def _connected(self) -> asyncpg.Connection:
-        """Connect, and be notified of appends, if the server can do so."""
+        """Connect, and be notified of appends, if the server can do so.
+
+        Raises LogFormat for tables of another version, LogError without tables, one of `LOST`, or
+        asyncpg.PostgresError.
+        """
         connection = await connect(self._address, primary=self._primary, answer_s=ANSWER_S)
         try:
             await check_version(connection, self._address)
@@ -177,7 +198,10 @@ class Follower:
             self._woken.set()
 
     async def _look(self, connection: asyncpg.Connection) -> bool:
-        """Read what is new; return whether there may be more."""
+        """Read what is new; return whether there may be more.
+
+        The time of a look is when it began: what it has read is at least as new as that.
+        """
         self._begun += 1
         begun, at, tip = self._begun, self._monotonic(), self._log.tip
         more = await self._log.look(connection)

@@ -53,7 +53,9 @@ FROM state s LEFT JOIN (
     SELECT * FROM tail WHERE first_us <= last_us AND last_us > {SEALED} ORDER BY last_us DESC LIMIT $1
 ) t ON true ORDER BY t.last_us DESC
 """
+# The revision, and the tombstones as of the same moment. Without one, it is a row with a null.
 _TOMBSTONES: Final = "SELECT s.revision, t.did, t.before_us FROM state s LEFT JOIN tombstone t ON true"
+# Segments of which all was erased have no events.
 _OLDEST: Final = f"""
 SELECT coalesce(
     (SELECT first_us FROM segment WHERE events > 0 ORDER BY last_us LIMIT 1),
@@ -67,6 +69,8 @@ class FollowedLog:
 
     `on_read` is called with the events that another process has stored, once for each; `on_newest` with the
     newest position that was seen; `on_erased` when what was read before may have been erased.
+
+    Events that `_reload` takes over, because the rows before them were sealed or erased, go to no `on_read`.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class FollowedLog:
         on_newest: Callable[[int], None],
         on_erased: Callable[[], None],
     ) -> None:
+        """Know nothing: the first `look` reads all that is not sealed."""
         self._limits = limits
         # Rows that are damaged are added, what is trimmed is removed.
         self._damages = damages
@@ -110,13 +115,20 @@ class FollowedLog:
         return self._tombstones
 
     def without_erased(self, batch: Batch, earlier: Tombstones | None = None) -> Batch:
-        """Leave out what the database still has, or had with `earlier` tombstones, of deleted accounts."""
+        """Leave out what the database still has, or had with `earlier` tombstones, of deleted accounts.
+
+        Returns the batch itself if nothing of it is erased; it may be empty otherwise.
+        """
         tombstones = {**(earlier or {}), **self._tombstones}
         kept = without_erased(batch, tombstones) if tombstones else None
         return batch if kept is None else kept
 
     def publish(self, batch: Batch, follows_us: int, appended: int) -> bool:
-        """Take over what this process has stored, if it follows the tip; return whether it does."""
+        """Take over what this process has stored, if it follows the tip; return whether it does.
+
+        For the process that leads: its own events need not be read back. `follows_us` is the end of the
+        row before, and `appended` the number of events ever, this batch included.
+        """
         if follows_us > self.tip or batch.first <= self.tip:
             return False
         self._take(batch, batch.last, appended)
@@ -129,7 +141,11 @@ class FollowedLog:
         self._on_erased()
 
     async def look(self, connection: asyncpg.Connection) -> bool:
-        """Read what is new; return whether there may be more. Raises what asyncpg raises."""
+        """Read what is new; return whether there may be more. Raises what asyncpg raises.
+
+        One look reads up to 16 rows. `connection` is used by nobody else meanwhile. If it raises, the
+        next look reads the same again.
+        """
         rows = await connection.fetch(POLL, self.tip)
         floor_us, removed, revision, *_ = rows[0]
         new = sorted((row for row in rows if row["last_us"] is not None), key=_place)
@@ -194,7 +210,11 @@ class FollowedLog:
             self._on_erased()
 
     async def _reload(self, connection: asyncpg.Connection) -> None:
-        """Drop everything, and read what is not sealed: after erasures, or where the next row was moved."""
+        """Drop everything, and read what is not sealed: after erasures, or where the next row was moved.
+
+        The tip never falls. Where what is not sealed begins above it, the events between are in segments:
+        readers find them there. Rows that follow a hole are left for the next look.
+        """
         rows, tombstones = await self._read_unsealed(connection)
         floor_us, removed, revision, *_ = rows[0]
         if revision != self.revision:
@@ -216,7 +236,10 @@ class FollowedLog:
         await self._move_floor(connection, floor_us)
 
     async def _read_unsealed(self, connection: asyncpg.Connection) -> tuple[list[Any], dict[bytes, int]]:
-        """Return what is not sealed, newest first, and the tombstones, as of the same revision."""
+        """Return what is not sealed, newest first, and the tombstones, as of the same revision.
+
+        At most `LogLimits.hot_tail_events` rows, since the hot tail keeps no more events.
+        """
         while True:
             marks = await connection.fetch(_TOMBSTONES)
             rows = await connection.fetch(_RELOAD, self._limits.hot_tail_events)

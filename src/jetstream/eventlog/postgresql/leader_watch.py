@@ -31,7 +31,10 @@ class LeaderWatch:
         self._lag = Lag()
 
     def look(self, beat: int, tip: int) -> None:
-        """Note what the heartbeat was, and the newest position that the log had with it."""
+        """Note what the heartbeat was, and the newest position that the log had with it.
+
+        The first heartbeat is no sign of life: its writer may be gone. `tip` is as of the same snapshot.
+        """
         if self._beat is not None and beat != self._beat:
             self._alive_at = self._clock()
         self._beat, self._beat_tip = beat, tip
@@ -69,7 +72,11 @@ class LeaderWatch:
         return f"the process that writes the log has written nothing for {silent_s:.0f} s"
 
     def watermark(self, tip: int) -> int:
-        """Return the watermark for a reader that has read up to a position; 0: not known."""
+        """Return the watermark for a reader that has read up to a position; 0: not known.
+
+        A heartbeat that is ahead of what was read does not count: events below its watermark may be
+        missing here.
+        """
         return watermark_of(self._beat) if self._beat is not None and self._beat_tip <= tip else 0
 
     def lag_s(self, position: int) -> float:

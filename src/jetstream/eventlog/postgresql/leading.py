@@ -39,6 +39,8 @@ from jetstream.eventlog.postgresql.store import PostgresLog
 from jetstream.eventlog.postgresql.term import Term
 from jetstream.urls import shown
 
+# Seconds without a sign of the leader. A shorter time takes over sooner, and also from one that is only
+# slow.
 TAKEOVER_S: Final = 3.0
 LOOK_S: Final = 0.25  # between two looks of a standby
 _RETRY_S: Final = 1.0
@@ -49,6 +51,7 @@ _WATCH: Final = """
 SELECT t.epoch, t.holder, l.beat, (SELECT max(id) FROM tail) AS newest,
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now_us FROM term t, leader l
 """
+# Changes the term only if it is still the one that was seen: of two standbys, one gets a row back.
 _CLAIM: Final = (
     "UPDATE term SET epoch = epoch + 1, holder = $3 WHERE epoch = $1 AND holder = $2 RETURNING epoch"
 )
@@ -57,8 +60,10 @@ _CLAIM: Final = (
 class Candidate(NamedTuple):
     """A process that would lead, and when."""
 
+    # Seconds without a sign of the leader, as `--takeover-after` says, and between two looks at it.
     takeover_s: float = TAKEOVER_S
     look_s: float = LOOK_S
+    # Statuses of account events that erase the account's records.
     erase: frozenset[str] = frozenset({"deleted"})
     # Whether positions may come from elsewhere: then a term goes on after the newest event.
     mirrors: bool = False
@@ -75,8 +80,10 @@ class Candidate(NamedTuple):
 class Seen(NamedTuple):
     """What a standby has seen of the leader."""
 
+    # The term: its number, and the process that has it; empty: it has resigned.
     epoch: int
     holder: str
+    # Signs of life: the heartbeat, and the number of the newest row of the tail.
     beat: int
     newest: int
 
@@ -124,7 +131,11 @@ async def await_tables(address: str) -> None:
 
 
 async def lead(log: PostgresLog, candidate: Candidate = Candidate()) -> Term:
-    """Stand by until this process leads; return its term. Tries again while the database does not answer."""
+    """Stand by until this process leads; return its term. Tries again while the database does not answer.
+
+    Without a deadline. Raises LogCorrupt for a log that cannot be continued. The term makes connections
+    of its own.
+    """
     logger, failing, refused = structlog.get_logger(__name__), False, None
     watch = _Watch(log, candidate)
     try:
@@ -205,6 +216,11 @@ class _Watch:
         return await self._take_over(self._connection, seen)
 
     async def _look(self, connection: asyncpg.Connection) -> Seen:
+        """Read what shows the leader, and compare the clocks: `refusal` is set again from that.
+
+        The database's clock is between two readings of ours, so a slow answer is not taken for a wrong
+        clock.
+        """
         before = self._candidate.clock()
         *seen, now_us = await connection.fetchrow(_WATCH, timeout=ANSWER_S)
         after = self._candidate.clock()
@@ -215,6 +231,7 @@ class _Watch:
         return Seen(*seen)
 
     async def _connect(self) -> asyncpg.Connection:
+        """Connect to the primary, with a time in which each statement must be answered."""
         return await connect(self._log.address, writes=True, answer_s=_ANSWER_S)
 
     async def _problem(self, connection: asyncpg.Connection) -> str | None:
@@ -233,6 +250,12 @@ class _Watch:
         )
 
     async def _take_over(self, connection: asyncpg.Connection, seen: Seen) -> Term | None:
+        """Begin the next term; return None if another process was faster.
+
+        What the log holds is read only after the claim is committed. Then this process catches up with
+        it, so that the term's own events follow the tip that its readers have. Raises LogCorrupt, and
+        what asyncpg raises.
+        """
         holder = f"{self._candidate.name}:{token_hex(8)}"
         number = await self._claim(connection, seen, holder)
         if number is None:
@@ -249,7 +272,10 @@ class _Watch:
         return Term(self._log, epoch, stored, self._candidate.erase)
 
     async def _claim(self, connection: asyncpg.Connection, seen: Seen, holder: str) -> int | None:
-        """Write the next epoch, if the one that was seen is still there. A lost answer is asked for."""
+        """Write the next epoch, if the one that was seen is still there. A lost answer is asked for.
+
+        Returns the number of the new term, or None. `holder` has a random part, so the answer is certain.
+        """
         try:
             number: int | None = await connection.fetchval(_CLAIM, seen.epoch, seen.holder, holder)
         except LOST:

@@ -24,6 +24,7 @@ from jetstream.eventlog.postgresql.pool import Pool
 
 AHEAD_US: Final = STEP_US
 ASK_AGAIN_S: Final = 10.0  # after which a primary that did not answer is asked again
+# The newest position, whether this server is a replica, and its time in unix microseconds.
 _END: Final = """
 SELECT (SELECT max(last_us) FROM tail), pg_is_in_recovery(),
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
@@ -35,6 +36,7 @@ class LogEnd:
     """What is known of the end of the log. `monotonic` gives seconds."""
 
     def __init__(self, database: Pool, primary: Pool, monotonic: Callable[[], float]) -> None:
+        """Ask nothing yet. Without a replica, `primary` is never asked."""
         # The database that this process reads, and the one that is written.
         self._database, self._primary = database, primary
         self._monotonic = monotonic
@@ -63,7 +65,10 @@ class LogEnd:
             self._possible = max(self._possible, now_us + AHEAD_US)
 
     async def _look_at_primary(self) -> bool:
-        """Ask the primary; return whether it has answered."""
+        """Ask the primary; return whether it has answered.
+
+        One that has not answered is left alone for `ASK_AGAIN_S` seconds: clients wait for the answer.
+        """
         if self._monotonic() < self._ask_at:
             return False
         try:

@@ -36,13 +36,17 @@ class Pool:
     """Connections that are made when they are needed; with `primary`, to a server that is no replica."""
 
     def __init__(self, address: str, size: int, *, primary: bool = False, read_s: float = READ_S) -> None:
+        """Open nothing yet. `size` is how many connections there may be, `read_s` seconds per statement."""
         self._address, self._size, self._primary = address, size, primary
         self._read_s = read_s
         # Made by `open`.
         self._pool: asyncpg.Pool | None = None
 
     async def open(self) -> None:
-        """Prepare connections: each is made when it is needed."""
+        """Prepare connections: each is made when it is needed.
+
+        Raises nothing for a database that does not answer: the first statement does.
+        """
         address, primary, read_s = self._address, self._primary, self._read_s
         self._pool = await asyncpg.create_pool(
             address,
@@ -61,7 +65,10 @@ class Pool:
                 return await answered(connection, statement, *values)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections.
+
+        At once: statements that run end with an error.
+        """
         if self._pool is not None:
             self._pool.terminate()
 
@@ -81,19 +88,26 @@ class ReaderPool(Pool):
         primary: bool = False,
         read_s: float = READ_S,
     ) -> None:
+        """Prepare a thread and a connection for each of `limits.reader_threads`; both begin when needed."""
         super().__init__(address, limits.reader_threads, primary=primary, read_s=read_s)
         self._limits = limits
         self._damages = damages
         self._threads = ThreadPoolExecutor(limits.reader_threads, thread_name_prefix="log-reader")
 
     async def run(self, work: Callable[[DatabaseReader], Result], revision: int = 0) -> Result:
-        """Call `work` in a thread, with a reader. Raises Hole, LogError or LogUnreachable."""
+        """Call `work` in a thread, with a reader. Raises Hole, LogError or LogUnreachable.
+
+        `revision` is the newest revision of erasures that the caller has seen: an older answer, of a
+        replica, raises Hole. A cancellation lets the work go on for a second, and then cuts its
+        connection.
+        """
         assert self._pool is not None
         with translated(self._address):
             async with self._pool.acquire() as connection:
                 loop = asyncio.get_running_loop()
 
                 def fetch(statement: str, *values: object) -> list[Any]:
+                    """Run a statement on the event loop, and wait for it in this thread."""
                     fetching = answered(connection, statement, *values)
                     return asyncio.run_coroutine_threadsafe(fetching, loop).result()
 

@@ -71,6 +71,7 @@ class DatabaseReader(StoredReader):
     def __init__(
         self, fetch: Callable[..., list[Any]], limits: LogLimits, revision: int, *, strict: bool = False
     ) -> None:
+        """Read with `fetch`, which may block. Answers from before `revision` are refused."""
         super().__init__(limits, strict=strict)
         self._fetch = fetch
         self._revision = revision
@@ -80,7 +81,11 @@ class DatabaseReader(StoredReader):
         return isinstance(error, self.errors)
 
     def indexes(self, position: int, *, with_dids: bool) -> Iterable[Index]:
-        """Return the next segments that end at or after a position."""
+        """Return the next segments that end at or after a position.
+
+        They are read in growing steps, so that a reader who wants the first segment does not wait for 64
+        indexes. Raises Hole for an answer that is too old.
+        """
         left = self.limits.scan_segments
         steps = [*_STEPS, left]
         for step in steps:
@@ -156,6 +161,7 @@ class DatabaseReader(StoredReader):
             position = rows[-1][0] + 1
 
     def _row(self, stored: Sequence[Any]) -> Row:
+        """Take a row of the tail. A damaged one is noted, and has no events."""
         try:
             return read_row(stored)
         except Damaged as error:
@@ -170,6 +176,7 @@ class DatabaseReader(StoredReader):
         return stop, None
 
     def _value(self, statement: str, last_us: int) -> bytes:
+        """Return the one value of a statement about a segment. Raises Hole if that was trimmed."""
         rows = self._fetch(statement, last_us)
         if not rows:
             raise Hole(last_us)

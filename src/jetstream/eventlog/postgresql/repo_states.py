@@ -55,6 +55,7 @@ class RepoStates:
         self.folded_id = self.folding_id = folded_id
 
     def _newest_first(self) -> Iterator[Mapping[bytes, bytes | None]]:
+        """Yield the mappings in the order in which they count: the first that knows a DID is right."""
         yield from (self.recent, self.folding, self._loaded, self._before)
 
     def __contains__(self, did: bytes) -> bool:
@@ -69,7 +70,11 @@ class RepoStates:
         raise LogError(self._name, f"the state of the repository {did.hex()} was not loaded")
 
     async def load(self, dids: Collection[bytes]) -> None:
-        """Have states at hand, at least until the next call. Raises LogError."""
+        """Have states at hand, at least until the next call. Raises LogError.
+
+        One statement for all that are missing. A DID without a row counts as known to have no state, and
+        is not asked for again.
+        """
         missing = [did for did in dids if did not in self]
         found = dict(await self._fetch(_REPOS, missing)) if missing else {}
         loaded = {did: found.get(did) for did in missing if did not in self}  # else it has changed meanwhile
@@ -83,7 +88,10 @@ class RepoStates:
         self.recent.update(changes)
 
     def begin_fold(self, last_id: int) -> None:
-        """Fold all changes up to a row of the tail, unless an earlier fold has not ended."""
+        """Fold all changes up to a row of the tail, unless an earlier fold has not ended.
+
+        Called with `Term.writing` held: the row must be the last one whose changes are noted.
+        """
         if not self.folding:
             self.folding, self.recent, self.folding_id = self.recent, {}, last_id
 

@@ -171,12 +171,14 @@ READ_VERSION: Final = "SELECT version FROM state"
 # A migration has the table that all processes read for itself, or gives up: they wait meanwhile.
 _LOCK: Final = "SET LOCAL lock_timeout = '2s'; LOCK TABLE state IN ACCESS EXCLUSIVE MODE"
 _SET_VERSION: Final = "UPDATE state SET version = $1"
-# Locks the row of the term until the transaction ends: a process that takes over waits for it.
 # The end of what is sealed: of the newest segment, or of those that were trimmed.
 SEALED: Final = "(SELECT greatest(floor_us - 1, (SELECT max(last_us) FROM segment)) FROM state)"
+# Locks the row of the term until the transaction ends: a process that takes over waits for it.
 LEADING: Final = "SELECT 1 FROM term WHERE epoch = $1 AND holder = $2 FOR SHARE"
 
+# Level 1: it runs on the event loop, and sealing compresses the events again.
 _compressor: Final = zstandard.ZstdCompressor(level=1, write_checksum=True)
+# The columns of a row without events.
 NOTHING: Final = Columns(*[b""] * 8)
 
 
@@ -188,7 +190,11 @@ class Epoch(NamedTuple):
 
 
 async def create(connection: asyncpg.Connection) -> None:
-    """Create the tables in a database without them. Another process may do so at the same time."""
+    """Create the tables in a database without them. Another process may do so at the same time.
+
+    Raises what asyncpg raises. `TUNING` is not part of the transaction: what a database refuses of it is
+    left out.
+    """
     if await connection.fetchval(TABLES):
         return
     try:
@@ -215,6 +221,8 @@ async def check_version(connection: asyncpg.Connection, address: str, known: int
     """Return the version of the tables. Raises LogError if there are none, LogFormat for a foreign version.
 
     A program uses the tables of the version before its own as they are, until they are migrated.
+
+    `known` is the version of this program; tests pass others.
     """
     if not await connection.fetchval(TABLES):
         raise LogError(

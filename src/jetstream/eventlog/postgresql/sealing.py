@@ -47,9 +47,13 @@ _PUT_CURSOR: Final = "INSERT INTO cursor VALUES ($1, $2, $3, $4, $5, $6)"
 
 
 class Sealing:
-    """Seals and rotates the tail of one term."""
+    """Seals and rotates the tail of one term.
+
+    Upkeep calls its methods one at a time. They raise Fenced, Hole, LogError, and what asyncpg raises.
+    """
 
     def __init__(self, term: Term, transactions: Transactions, folding: Folding) -> None:
+        """Begin with nothing due. `folding` writes states to their table before their rows go."""
         self._term = term
         self._transactions = transactions
         self._folding = folding
@@ -61,7 +65,11 @@ class Sealing:
         self._logger = structlog.get_logger(__name__)
 
     async def seal(self) -> None:
-        """Seal all rows that are enough for a segment."""
+        """Seal all rows that are enough for a segment.
+
+        One transaction for each segment. Reading and compressing is done in a thread of the readers. What
+        has fewer events stays in the tail.
+        """
         while (segment := await self._term.log.work(next_segment)) is not None:
             await self._store(segment)
 
@@ -77,6 +85,10 @@ class Sealing:
             self.must_rotate = True
 
     async def _store(self, segment: Segment) -> None:
+        """Store a segment, and count it. Raises Hole if it begins within what is sealed already.
+
+        That is so if an earlier transaction was committed although its answer was lost.
+        """
         term = self._term
         async with self._transactions.begin() as connection:
             if not count_of(await connection.execute(_PUT_SEGMENT, *segment_row(segment))):
@@ -96,7 +108,11 @@ class Sealing:
             await self.rotate()
 
     async def rotate(self) -> None:
-        """Fold states, and change the table of the tail, unless others read it for longer than a moment."""
+        """Fold states, and change the table of the tail, unless others read it for longer than a moment.
+
+        No append runs while tables are changed. A rotation that gives up is tried again after `RETRY_S`
+        seconds.
+        """
         await self._folding.fold()
         now = asyncio.get_running_loop().time()
         try:
@@ -110,7 +126,11 @@ class Sealing:
         self._rotate_at = now + ROTATE_S
 
     async def _change_tables(self) -> None:
-        """Copy what is not sealed or folded to the other table, and empty this one. No append may run."""
+        """Copy what is not sealed or folded to the other table, and empty this one. No append may run.
+
+        A statement that runs at that moment may miss rows, which is noticed: each row names the one that it
+        follows. `lock_timeout` bounds the wait for those that read the table.
+        """
         term = self._term
         old, new = term.tail, "b" if term.tail == "a" else "a"
         async with self._transactions.begin() as connection:

@@ -27,7 +27,7 @@ from jetstream.eventlog.damage import DamageRecord
 from jetstream.eventlog.erase import Tombstones
 from jetstream.eventlog.hot_tail import HotTail
 from jetstream.eventlog.postgresql.connection import ANSWER_S
-from jetstream.eventlog.postgresql.follower import RECONNECT_S, Follower
+from jetstream.eventlog.postgresql.follower import RECONNECT_S, LogFollower
 from jetstream.eventlog.postgresql.following import FollowedLog
 from jetstream.eventlog.postgresql.leader_watch import LeaderWatch
 from jetstream.eventlog.postgresql.log_end import LogEnd
@@ -75,9 +75,13 @@ class PostgresOptions(NamedTuple):
 
 
 class PostgresLog:
-    """A log that another process may write. `LogReader` says what the methods promise; `open` makes one."""
+    """A log that another process may write. `LogReader` says what the methods promise; `open` makes one.
+
+    Every method belongs to the event loop's thread. A process that leads has a `Term` on top of it.
+    """
 
     def __init__(self, address: str, options: PostgresOptions = PostgresOptions()) -> None:
+        """Build the parts; `open` connects. `address` has the password."""
         # The database, with its password, and as it is logged.
         self.address = address
         self.name = shown(address)
@@ -100,7 +104,7 @@ class PostgresLog:
         self._stored = StoredEvents(self._log, self._pool, self._damages, limits)
         # Whether another process writes, and how far it is.
         self._leader = LeaderWatch(limits.writer_gone_s, options.monotonic)
-        self._follower = Follower(
+        self._follower = LogFollower(
             address, self._log, self._leader, conditions, options.poll_s, options.monotonic, options.primary
         )
         self._logger = Throttled(structlog.get_logger(__name__))
@@ -109,7 +113,7 @@ class PostgresLog:
     async def open(
         cls, address: str, options: PostgresOptions = PostgresOptions(), *, wait: bool = False
     ) -> PostgresLog:
-        """Open the log in a database, and read its newest events. See `Follower.start`."""
+        """Open the log in a database, and read its newest events. See `LogFollower.start`."""
         log = cls(address, options)
         try:
             await log._pool.open()
@@ -121,7 +125,10 @@ class PostgresLog:
         return log
 
     async def close(self) -> None:
-        """Stop following, and close the connections."""
+        """Stop following, and close the connections.
+
+        Reads that run are cut off. Waits for their threads.
+        """
         await self._follower.close()
         await self._pool.close()
         await self._primary.close()
@@ -167,7 +174,10 @@ class PostgresLog:
         return None
 
     async def _read_stored(self, position: int, stop: int, wanted: Filter) -> tuple[int, Batch | None]:
-        """Return the position at which to continue, and what was found below it."""
+        """Return the position at which to continue, and what was found below it.
+
+        Waits for the next look after a hole or an error: then the same position is read again.
+        """
         try:
             return await self._stored.find(position, stop, wanted)
         except Hole:
@@ -236,7 +246,10 @@ class PostgresLog:
         )
 
     def status(self, position: int) -> EdgeStatus:
-        """Return where this process stands, if its subscribers have been sent all below `position`."""
+        """Return where this process stands, if its subscribers have been sent all below `position`.
+
+        For `/ready`, `/health` and metrics. All times are of this process's monotonic clock.
+        """
         return EdgeStatus(
             lag_s=self._leader.lag_s(min(position, self.tip + 1)),
             writer_silent_s=self._leader.silent_s,
@@ -260,7 +273,10 @@ class PostgresLog:
         await self._follower.run()
 
     async def work(self, work: Callable[[DatabaseReader], Result]) -> Result:
-        """Call `work` in a thread, with a reader. Raises Hole, LogError or LogUnreachable."""
+        """Call `work` in a thread, with a reader. Raises Hole, LogError or LogUnreachable.
+
+        For what is not a scan of a subscriber, such as upkeep and lookups: it says no revision.
+        """
         return await self._pool.run(work)
 
     async def fetch(self, statement: str, *values: object) -> list[Any]:

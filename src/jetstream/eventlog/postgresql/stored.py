@@ -22,6 +22,7 @@ class StoredEvents:
     def __init__(
         self, log: FollowedLog, readers: ReaderPool, damages: DamageRecord, limits: LogLimits
     ) -> None:
+        """Read through `readers`, and leave out what `log` says is erased."""
         # Knows what is erased.
         self._log = log
         # Where the database is read.
@@ -33,7 +34,11 @@ class StoredEvents:
         self._segments = SegmentCache(self._load, self._bytes_max)
 
     async def find(self, position: int, stop: int, wanted: Filter) -> tuple[int, Batch | None]:
-        """Return the position at which to continue, and what was found below it. Raises Hole or LogError."""
+        """Return the position at which to continue, and what was found below it. Raises Hole or LogError.
+
+        The position may be the one that was given: then erasures came in between, and the caller tries
+        again. Damage that is met on the way is added to the record.
+        """
         loaded = self._segments.at(position)
         if loaded is not None:
             return min(loaded.last + 1, stop), loaded if loaded.index(position) < loaded.index(stop) else None
@@ -54,7 +59,10 @@ class StoredEvents:
         self._segments = SegmentCache(self._load, self._bytes_max)
 
     async def _load(self, last_us: int) -> Loaded | None:
-        """Read a segment for the cache."""
+        """Read a segment for the cache.
+
+        None: all of it was erased, or it is damaged. Raises Hole if it was trimmed, and LogError.
+        """
         tombstones = self._log.tombstones  # as of now: those of later may not have what is read here
         revision = self._log.revision
         loaded = await self._readers.run(lambda reader: reader.load_measured(last_us), revision)

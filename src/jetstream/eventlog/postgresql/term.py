@@ -40,16 +40,22 @@ class Term:
     """`LogReader` and `LogWriter` say what the methods promise.
 
     `erase` has the statuses of account events that erase the account's records.
+
+    Every method belongs to the event loop's thread. It ends once, and is not begun again: `lead` makes
+    the next one.
     """
 
     def __init__(self, log: PostgresLog, epoch: Epoch, stored: Stored, erase: frozenset[str]) -> None:
+        """Take over what `read_beginning` has found. Nothing is written before the first append."""
         # What reads the same database.
         self.log = log
         self.epoch = epoch
         # What the database holds. `append` changes it, and upkeep what it has sealed, folded and moved.
+        # The newest row of the tail, its end, the events ever, and the table in use.
         self.last_id, self.last_us = stored.last_id, stored.last_us
         self.appended = stored.appended
         self.tail = stored.tail
+        # The end of what is sealed; how many events of the table in use are; how many gaps are kept.
         self.sealed_us = stored.sealed_us
         self.sealed_events = stored.sealed_events
         self.gap_rows = stored.gaps
@@ -57,13 +63,16 @@ class Term:
         self.segment_bytes: int | None = None
         # The highest position that may have been given out.
         self.tip = stored.begin_us
+        # Positions up to this one are reserved in the database. Raised by appends and by upkeep.
         self.reserved_us = stored.reserved_us
+        # As of the last append: the cursors, and what sources say of accounts, by source and DID.
         self.cursors: Cursors = stored.cursors
         self._accounts = stored.accounts
         # A mirror adds those of its upstream.
         self.erases = erase
         # Tells the lowest position that the next append may have. Set by what stamps events.
         self.next_position: Callable[[], int] = lambda: self.tip + 1
+        # The states of repositories. Appends add to it, upkeep folds it.
         self.repos = RepoStates(log.name, log.fetch, stored.repos, stored.repo_rows, stored.folded_id)
         # Whether appends notify: not while a listener that is stuck fills the queue of notifications.
         self.notifies = True
@@ -176,6 +185,9 @@ class Term:
         """Store events and all changes together, or neither.
 
         Raises LogUnwritable with nothing stored, and Fenced if the term is over.
+
+        A cancellation waits until the append is settled, for `ABANDONED_S` seconds or so; a term that is
+        left in doubt is over.
         """
         async with self.writing:
             self.raise_failure()
@@ -187,6 +199,11 @@ class Term:
                 raise
 
     async def _append(self, batch: Batch, changes: Changes, received_at: float | None) -> None:
+        """Store one append, with `writing` held, and let memory follow.
+
+        It is a task of its own, which is not cancelled: see `appender`. Positions are reserved first.
+        Readers of this process see the events once the database has confirmed them.
+        """
         count = len(batch)
         assert not count or batch.first > self.tip
         tombstones = find_tombstones(batch, self.erases)
@@ -217,7 +234,11 @@ class Term:
                 self._accounts[key] = state
 
     def _rows(self, batch: Batch, changes: Changes) -> list[tuple[Any, ...]]:
-        """Return the rows of an append, the last one with the cursors and states."""
+        """Return the rows of an append, the last one with the cursors and states.
+
+        Nonces are random numbers of 63 bits. A batch with more text than `LogLimits.batch_bytes` is
+        several rows.
+        """
         parts: Iterable[Batch] = ()
         if len(batch):
             batch_bytes = self.log.limits.batch_bytes
@@ -235,7 +256,10 @@ class Term:
         return [*((*row, None, None) for row in rows[:-1]), (*rows[-1], self._moved(changes.cursors), repos)]
 
     def _moved(self, cursors: Cursors) -> str | None:
-        """Return the cursors that have moved, and the names of those that are gone, as JSON; or None."""
+        """Return the cursors that have moved, and the names of those that are gone, as JSON; or None.
+
+        In the form that `cursors_after` reads. None: no cursor has moved.
+        """
         if cursors == self.cursors:
             return None
         before = self.cursors
@@ -251,7 +275,10 @@ class Term:
     # The end
 
     def end(self, problem: str) -> Fenced:
-        """End the term, and return the error."""
+        """End the term, and return the error.
+
+        Only the first reason counts. `ended` is set, on which `terms` ends the intake.
+        """
         failure = Fenced(self.log.name, problem)
         if self._failure is None:
             self._failure = failure
@@ -259,12 +286,18 @@ class Term:
         return failure
 
     def raise_failure(self) -> None:
-        """Raise the error that has ended the term, if one has."""
+        """Raise the error that has ended the term, if one has.
+
+        Raises Fenced. Called before each append and each run of upkeep.
+        """
         if self._failure is not None:
             raise self._failure
 
     async def resign(self) -> None:
-        """End the term, so that a standby may lead at once. The log stays open."""
+        """End the term, so that a standby may lead at once. The log stays open.
+
+        Stops upkeep first, so that its last transaction is over. May be called again.
+        """
         for close in self.on_close:
             await close()
         if self._failure is None:

@@ -29,7 +29,10 @@ _TAKEN_OVER: Final = "another process has taken over"
 
 
 class Transactions:
-    """Those of one term. One runs at a time."""
+    """Those of one term. One runs at a time.
+
+    Used by upkeep alone; appends have a connection of their own, and go on meanwhile.
+    """
 
     def __init__(self, term: Term) -> None:
         self._term = term

@@ -11,10 +11,13 @@ from jetstream.eventlog.postgresql.term import Term
 from jetstream.eventlog.postgresql.transactions import Transactions, count_of
 from jetstream.eventlog.reader import POSITION_MAX
 
+# The oldest segments that end below a position, with their events and their compressed bytes.
 _OLDEST: Final = "SELECT last_us, events, bytes FROM segment WHERE last_us < $1 ORDER BY last_us LIMIT $2"
+# Segments whose sizes one run looks at. What is still too much goes a second later.
 _SIZES_AT_ONCE: Final = 1_000
 _SIZE: Final = "SELECT coalesce(sum(bytes), 0)::bigint FROM segment"
 _DROP_SEGMENTS: Final = "DELETE FROM segment WHERE last_us <= $1"
+# In the transaction that deletes: a reader that the floor admits never misses an event.
 _MOVE_FLOOR: Final = "UPDATE state SET floor_us = greatest(floor_us, $1), removed = removed + $2"
 _DROP_GAPS_BEFORE: Final = "DELETE FROM gap WHERE time_us < $1"
 _DROP_OLDEST_GAPS: Final = (
@@ -25,8 +28,10 @@ _DROP_OLDEST_GAPS: Final = (
 class Retention(NamedTuple):
     """What is kept; None is without limit."""
 
+    # The age of events in seconds, by their positions, which are times of the writer's clock.
     seconds: float | None = None
     bytes: int | None = None  # of segments
+    # Gives unix microseconds.
     clock: Callable[[], int] = unix_us
 
 
@@ -36,6 +41,7 @@ class Trimming:
     def __init__(
         self, term: Term, transactions: Transactions, sealing: Sealing, retention: Retention
     ) -> None:
+        """Take the bounds. `sealing` seals what is old enough first, since only segments are deleted."""
         self._term = term
         self._log = term.log
         self._transactions = transactions
@@ -43,7 +49,11 @@ class Trimming:
         self._retention = retention
 
     async def retain(self) -> None:
-        """Trim what is past retention."""
+        """Trim what is past retention.
+
+        Age first, then size, then gaps above `LogLimits.gap_rows`. Raises Fenced, Hole, LogError, and
+        what asyncpg raises.
+        """
         retention, term = self._retention, self._term
         if retention.seconds is not None:
             await self.trim(retention.clock() - int(retention.seconds * 1_000_000))
@@ -71,7 +81,11 @@ class Trimming:
         return position
 
     async def trim(self, before_us: int) -> None:
-        """Delete segments that end before a position, and what is not sealed if all of it does."""
+        """Delete segments that end before a position, and what is not sealed if all of it does.
+
+        Returns when this process has read the new floor, so that its readers are not sent to what is
+        gone.
+        """
         oldest_us = self._log.oldest_us
         if oldest_us is None or oldest_us >= before_us:
             return
@@ -81,7 +95,10 @@ class Trimming:
         await self._log.looked_again()
 
     async def _trim_some(self, before_us: int) -> bool:
-        """Delete some segments, and move the floor; return whether there were any."""
+        """Delete some segments, and move the floor; return whether there were any.
+
+        `LogLimits.trim_segments` at most, in one transaction, with the gaps from before the new floor.
+        """
         async with self._transactions.begin() as connection:
             rows = await connection.fetch(_OLDEST, before_us, self._log.limits.trim_segments)
             if not rows:

@@ -29,11 +29,13 @@ from jetstream.eventlog.postgresql.trimming import Retention, Trimming
 from jetstream.eventlog.reader import Hole
 from jetstream.limits import LogLimits
 
+# Seconds between two heartbeats. By default, a standby takes over when it has seen no change for six of them.
 BEAT_S: Final = 0.5
 # Notifications stop while listeners that are stuck keep more than this share of their queue.
 QUEUE_MAX: Final = 0.01
 _QUEUE_CHECK_S: Final = 10.0
 _CLOSE_S: Final = 2.0  # for which a database may take to end what runs
+# Without the epoch: `Transactions.begin` has checked and locked the term.
 _RESERVE: Final = "UPDATE leader SET reserved_us = greatest(reserved_us, $1)"
 _QUEUE: Final = "SELECT pg_notification_queue_usage()"
 # What may pass.
@@ -46,6 +48,7 @@ class Upkeep:
     def __init__(
         self, term: Term, retention: Retention = Retention(), *, queue_max: float = QUEUE_MAX
     ) -> None:
+        """Begin to run, and let the term close this with itself. `retention` is what is kept."""
         self._term = term
         self._limits = limits = term.log.limits
         # Share of the queue above which nothing is notified.
@@ -119,7 +122,10 @@ class Upkeep:
                 failing = False
 
     async def _beat_forever(self) -> None:
-        """Let standbys see that the term goes on; notice when it does not."""
+        """Let standbys see that the term goes on; notice when it does not.
+
+        A heartbeat that fails is left out. Ends with the term.
+        """
         while not self._term.ended.is_set():
             with suppress(*LOST, asyncpg.PostgresError):
                 await self._transactions.beat()
@@ -133,7 +139,12 @@ class Upkeep:
         self._term.reserved_us = max(self._term.reserved_us, until_us)
 
     async def _check_queue(self) -> None:
-        """Do not notify while a listener that is stuck keeps the queue from being emptied."""
+        """Do not notify while a listener that is stuck keeps the queue from being emptied.
+
+        PostgreSQL keeps notifications until every listener has taken them, and refuses a commit that
+        notifies when the queue is full. Other processes poll in any case, so without notifications they
+        are only later.
+        """
         now = asyncio.get_running_loop().time()
         if now < self._queue_at:
             return
@@ -148,6 +159,9 @@ class Upkeep:
 
 
 def states_max(limits: LogLimits, retention: Retention) -> int:
-    """Return how many states of repositories are kept."""
+    """Return how many states of repositories are kept.
+
+    The smaller of two bounds: a number, and a share of `--retention-bytes`.
+    """
     bytes_max = retention.bytes or 1 << 60
     return min(limits.repo_states, int(bytes_max * limits.repo_states_share) // ROW_BYTES)

@@ -37,9 +37,15 @@ class Ages:
     def __init__(
         self, connection: sqlite3.Connection, machine: Machine, now_us: int, retention_s: float | None
     ) -> None:
+        """Take over the offset of an earlier process of this boot, if there was one.
+
+        `now_us` is the time in unix microseconds. `retention_s` sets how far apart rows of `stored` are;
+        None: a second.
+        """
         # Upkeep's connection, and the boot that is written beside the offset.
         self._connection = connection
         self._boot = machine.boot
+        # Microseconds between two rows that are written because positions are ahead.
         self._interval_us = max(INTERVAL_US_MIN, int((retention_s or 0) * 1_000_000) // ROWS_MAX)
         # The offset in the table `clock`, if this boot wrote it; None until it has.
         self.stored_offset_us: int | None = None
@@ -52,7 +58,11 @@ class Ages:
         self._row = (0, 0)
 
     def is_due(self, now_us: int, offset_us: int, tip_us: int) -> bool:
-        """Tell whether the clock was set or has drifted, or positions are ahead of it."""
+        """Tell whether the clock was set or has drifted, or positions are ahead of it.
+
+        Upkeep asks about once a second. `offset_us` is the clock minus the time since boot, and `tip_us`
+        the newest position.
+        """
         return (
             self.stored_offset_us is None
             or abs(offset_us - self._offset_us) > DRIFT_US
@@ -60,11 +70,16 @@ class Ages:
         )
 
     def _is_ahead(self, now_us: int, tip_us: int) -> bool:
+        """Tell whether positions are so far above the clock that a row is due, and none is new enough."""
         position, at_us = self._row
         return tip_us > now_us + STEP_US and tip_us > position and abs(now_us - at_us) >= self._interval_us
 
     def write(self, now_us: int, offset_us: int, tip_us: int) -> None:
-        """Write what is due, in one transaction."""
+        """Write what is due, in one transaction.
+
+        An exclusive step of upkeep, with the same three values as `is_due`. Memory follows the commit.
+        Raises sqlite3.DatabaseError.
+        """
         connection = self._connection
         step_us, is_ahead = offset_us - self._offset_us, self._is_ahead(now_us, tip_us)
         with Transaction(connection):
@@ -80,7 +95,11 @@ class Ages:
 
 
 def position_stored_before(connection: sqlite3.Connection, before_us: int) -> int:
-    """Return the position below which every event was stored before `before_us`."""
+    """Return the position below which every event was stored before `before_us`.
+
+    `before_us` is in unix microseconds. Without rows in `stored`, that is the position: all positions are
+    right.
+    """
     (passed,) = connection.execute("SELECT max(last_us) FROM stored WHERE at_us < ?", (before_us,)).fetchone()
     (later,) = connection.execute("SELECT min(last_us) FROM stored WHERE at_us >= ?", (before_us,)).fetchone()
     by_position = before_us if later is None else min(before_us, later + 1)
@@ -95,7 +114,12 @@ def drop_before(connection: sqlite3.Connection, floor: int) -> None:
 
 
 def _shift(connection: sqlite3.Connection, by_us: int, tip_us: int, now_us: int) -> None:
-    """Keep the age of every event although the clock was set."""
+    """Keep the age of every event although the clock was set.
+
+    A clock that was set back makes every `at_us` smaller by as much. One that was set ahead makes older
+    events look older than they are: rows are written for them, at most `ROWS_MAX`, each at the end of a
+    segment.
+    """
     connection.execute("UPDATE stored SET at_us = min(at_us + ?, ?)", (by_us, now_us))
     if by_us <= 0:
         return

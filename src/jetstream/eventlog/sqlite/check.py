@@ -65,6 +65,9 @@ def check(directory: Path) -> Findings:
     """Read everything and compare it with its checksums.
 
     Raises LogError if there is nothing to read: no file, another program's file, or one without tables.
+
+    Takes as long as reading the file and decompressing all of it. Needs no lock. The journal is not read:
+    what is only there is not counted.
     """
     findings = Findings()
     with reading(directory) as connection:
@@ -89,7 +92,10 @@ def _require_tables(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _check_pages(connection: sqlite3.Connection) -> Iterator[str]:
-    """Yield what SQLite finds wrong with its pages and indexes: some messages, not all."""
+    """Yield what SQLite finds wrong with its pages and indexes: some messages, not all.
+
+    SQLite's own check: PRAGMA integrity_check, which reads every page.
+    """
     try:
         for (finding,) in connection.execute(f"PRAGMA integrity_check({FINDINGS_MAX})"):
             if finding != "ok":
@@ -114,8 +120,9 @@ def _check_states(connection: sqlite3.Connection, findings: Findings) -> None:
 def whole_rows(connection: sqlite3.Connection, findings: Findings) -> Iterator[Segment | Row]:
     """Yield every undamaged row of both tables, in order. Counts them in `findings`, and notes the others.
 
-    A server may seal and trim meanwhile. Rows that it deletes are not damaged, and the tail is read last, so
-    that no event is missed.
+    A server may seal and trim meanwhile. Rows that it deletes are not damaged. What it appends is found,
+    since the tail is read last. But what it seals after the keys of the segments were read is in neither
+    list: such events are not read, and not counted.
     """
     end_us = -1
     for table in ("segment", "tail"):
@@ -152,6 +159,8 @@ def row_keys(connection: sqlite3.Connection, table: str) -> list[int]:
 
     Each turn of the loop gets past one damaged range: up to it, down to it from behind, and by probes into
     what is left between. A page of the tree can hide pages that are undamaged; probes find some of them.
+
+    `table` is `segment` or `tail`. Without damage it is one query.
     """
     rising, falling = _RISING[table], _FALLING[table]
     reached: set[int] = set()

@@ -26,6 +26,7 @@ class Checkpointer:
     """Makes the checkpoints of one file through the upkeep connection, which it closes at the end."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection, machine: Machine) -> None:
+        """Open the two files beside `connection`. Raises sqlite3.DatabaseError or OSError."""
         # Upkeep's connection to the database.
         self._connection = connection
         # Flushes the database.
@@ -38,7 +39,10 @@ class Checkpointer:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def copy_pages(self) -> None:
-        """Copy pages into the database and wait for the disk, beside commits."""
+        """Copy pages into the database and wait for the disk, beside commits.
+
+        Raises sqlite3.DatabaseError, or OSError from the flush. The pin stays until `empty_wal`.
+        """
         if not self._pin.in_transaction:
             self._pin.execute("BEGIN")
         self._pin.execute("SELECT 1 FROM state").fetchone()
@@ -49,6 +53,9 @@ class Checkpointer:
         """Copy what was committed since, and restart the write-ahead log. Nobody else may write.
 
         Readers that have begun before are waited for, up to `wait_ms`: also those of other processes.
+
+        A reader that does not end in time leaves the write-ahead log as it is, and it is tried again
+        later. Raises sqlite3.DatabaseError.
         """
         self.empty_wal(wait_ms)
         with Transaction(self._connection):
@@ -78,7 +85,10 @@ class Checkpointer:
 
 
 def long_wal(path: Path, bound: int) -> str | None:
-    """Say why the write-ahead log of a database has reached a size, None while it is smaller."""
+    """Say why the write-ahead log of a database has reached a size, None while it is smaller.
+
+    `bound` is `LogLimits.wal_bytes_alarm`. The text is the reason of the condition `wal`.
+    """
     size = wal_bytes(path)
     if size < bound:
         return None

@@ -19,6 +19,7 @@ from jetstream.eventlog.sqlite.schema import DATABASE, REMEDY, check_schema, cre
 
 # SQLite waits this long for a lock. No other server writes, so a lock that is held for longer belongs to a
 # foreign program.
+# The first is for the event loop and upkeep, the second for reader threads and commands.
 BUSY_TIMEOUT_S: Final = 0.1
 READ_TIMEOUT_S: Final = 5.0
 
@@ -84,12 +85,15 @@ class Transaction:
     __slots__ = ("_connection",)
 
     def __init__(self, connection: sqlite3.Connection) -> None:
+        """Take a connection that is in autocommit mode, and in no transaction when the block begins."""
         self._connection = connection
 
     def __enter__(self) -> None:
+        """Begin. Raises sqlite3.OperationalError if another connection holds the lock for too long."""
         self._connection.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: object, *_error: object) -> None:
+        """Commit, or roll back after an error inside or of the commit. The error is raised further."""
         try:
             if kind is None:
                 self._connection.execute("COMMIT")
@@ -100,7 +104,11 @@ class Transaction:
 
 @contextmanager
 def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """Let all statements inside read the same commit. Without it, sealing could move events between two."""
+    """Let all statements inside read the same commit. Without it, sealing could move events between two.
+
+    It begins with the first statement that reads. A long one keeps the write-ahead log from being
+    restarted.
+    """
     connection.execute("BEGIN")
     try:
         yield
@@ -112,11 +120,14 @@ class TranslatedErrors:
     """Raises LogCorrupt for an error inside that means damage, and `otherwise` for other errors of the file.
 
     `otherwise` is LogUnwritable for a connection that writes, and LogError for one that only reads.
+
+    A class for the same reason as `Transaction`: each append enters one or two.
     """
 
     __slots__ = ("_otherwise", "_path")
 
     def __init__(self, path: Path, otherwise: type[LogError] = LogUnwritable) -> None:
+        """Name `path` in the errors; it is not opened."""
         # The database, and the error for everything but damage.
         self._path = path
         self._otherwise = otherwise
@@ -125,6 +136,7 @@ class TranslatedErrors:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """Translate an error of the file. One of another kind, a LogError among them, passes as it is."""
         if error is None:
             return
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -145,7 +157,10 @@ def wal_bytes(path: Path) -> int:
 
 
 def bytes_on_disk(path: Path) -> int:
-    """Return the size of a database with its write-ahead log and that one's index."""
+    """Return the size of a database with its write-ahead log and that one's index.
+
+    Files that are missing count as 0. The journal and the reserve are not part of it.
+    """
     return sum(map(_size, database_files(path)))
 
 

@@ -63,6 +63,7 @@ def next_readable(connection: sqlite3.Connection, position: int, table: str = "s
 
 
 def _is_readable(connection: sqlite3.Connection, position: int, table: str) -> bool:
+    """Tell whether the first key at or after a position can be read, or that there is none."""
     try:
         next_key(connection, position, table)
     except sqlite3.DatabaseError:

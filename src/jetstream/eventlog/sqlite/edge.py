@@ -57,7 +57,11 @@ _AGAIN_S: Final = (0.001, 0.004, 0.016)
 
 
 class EdgeLog:
-    """A log that is read only: see `LogReader`. `open` makes one, and `run` follows the writer."""
+    """A log that is read only: see `LogReader`. `open` makes one, and `run` follows the writer.
+
+    It never writes, and takes no lock but those of SQLite for a read. All methods belong to the event
+    loop's thread.
+    """
 
     def __init__(
         self,
@@ -68,10 +72,12 @@ class EdgeLog:
         on_read: Callable[[Batch], None],
         clock: Callable[[], float],
     ) -> None:
+        """Take over `database`, which is open, and is closed with this object. Nothing is read yet."""
         self._directory = directory
         self._path = directory / DATABASE
         self._limits = limits
         self._conditions = conditions
+        # Gives monotonic seconds. Nothing here depends on the wall clock.
         self._clock = clock
         self._logger = Throttled(structlog.get_logger(__name__))
         # Whether the writer is alive, and how far it is.
@@ -153,7 +159,13 @@ class EdgeLog:
         return self._writer.watermark(self.tip)
 
     async def read(self, position: int, stop: int, wanted: Filter) -> Batch | None:
-        """Return the batch with the first events in `[position, stop)` that `wanted` may want."""
+        """Return the batch with the first events in `[position, stop)` that `wanted` may want.
+
+        Nothing is served of a log that was not looked at lately. Then, from the newest events to the
+        oldest: the hot tail returns at once; what only the journal has is waited for; everything else is
+        read from the database, and the revision is compared again after that. Raises LogCorrupt; any
+        other error is waited out.
+        """
         stop = min(stop, self.tip + 1)
         while (position := max(position, self.floor)) < stop:
             if self._clock() - self._looked_at > self._limits.fresh_s or self._log.hot_to < self.tip:
@@ -204,7 +216,10 @@ class EdgeLog:
         )
 
     def status(self, position: int) -> EdgeStatus:
-        """Return where the edge stands, if its subscribers have been sent all below `position`."""
+        """Return where the edge stands, if its subscribers have been sent all below `position`.
+
+        For `/ready`, `/health` and metrics. All times are of this process's monotonic clock.
+        """
         unread_s = self._clock() - self._looked_at
         return EdgeStatus(
             lag_s=self._writer.lag_s(min(position, self.tip + 1)),
@@ -227,13 +242,19 @@ class EdgeLog:
                 return
 
     async def _until_stored(self, position: int) -> None:
-        """Wait until the writer has moved a part of the journal to the database. Raises LogCorrupt."""
+        """Wait until the writer has moved a part of the journal to the database. Raises LogCorrupt.
+
+        `position` is below the hot tail and above what the last snapshot had.
+        """
         await asyncio.sleep(self._limits.poll_s)
         if self._log.stored_to < position:
             await self._until_fresh()
 
     def _forget(self) -> None:
-        """Drop the segments that were read."""
+        """Drop the segments that were read.
+
+        Called by `FollowedLog` when the revision of what is erased has changed.
+        """
         self._stored.segments.clear()
 
     # Following the writer
@@ -259,7 +280,10 @@ class EdgeLog:
             await asyncio.sleep(0)
 
     async def _look_at_all(self) -> None:
-        """Look at the log and at the heartbeat. An error that may pass is noted. Raises LogCorrupt."""
+        """Look at the log and at the heartbeat. An error that may pass is noted. Raises LogCorrupt.
+
+        Another file in the place of the database is opened first: that one is read from then on.
+        """
         try:
             if self._log.is_replaced:
                 self._stored.readers.renew()
@@ -272,7 +296,12 @@ class EdgeLog:
         self._look_at_writer()
 
     def _on_change(self, names: Collection[str]) -> None:
-        """Read what has come, at once. What is left, and errors, are for `run`. Called by the watch."""
+        """Read what has come, at once. What is left, and errors, are for `run`. Called by the watch.
+
+        `names` has the files that have changed. A change of the journal alone costs one read of it; the
+        database is looked at if that has brought nothing. An error is found again by `run`, which raises
+        or notes it.
+        """
         tip = self.tip
         self._attempts = 0
         if _WAL not in names:
@@ -289,6 +318,7 @@ class EdgeLog:
             self._again = asyncio.get_running_loop().call_later(delay_s, self._look_once_more)
 
     def _look_once_more(self) -> None:
+        """Look at the database after a delay; plan the next, longer one if nothing has come."""
         tip, self._again = self.tip, None
         self._attempts += 1
         self._step_or_wake(database=True)
@@ -296,6 +326,7 @@ class EdgeLog:
             self._look_again()
 
     def _step_or_wake(self, *, database: bool) -> None:
+        """Read what is new; leave an error, or what is too much for one step, to `run`."""
         try:
             whole = self._step(database=database)
         except LogError:
@@ -304,7 +335,10 @@ class EdgeLog:
             self._due.set()
 
     def _step(self, *, database: bool) -> bool:
-        """Read some of what is new, also of the database; return whether it was all. Raises LogError."""
+        """Read some of what is new, also of the database; return whether it was all. Raises LogError.
+
+        Followers and waiting readers are told also if the step failed after it had read something.
+        """
         tip = self.tip
         try:
             whole = self._log.step(database=database)
@@ -334,5 +368,6 @@ class EdgeLog:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
+        """Close what was opened, in a thread: reads that run are waited for."""
         self._stored.close()
         self._log.close()

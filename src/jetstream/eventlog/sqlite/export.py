@@ -44,7 +44,10 @@ class Extent(NamedTuple):
 
 
 def extent(directory: Path) -> Extent:
-    """Return the size of a log, in some milliseconds. Raises LogError."""
+    """Return the size of a log, in some milliseconds. Raises LogError.
+
+    For `jetstream doctor`. What is only in the journal is not counted.
+    """
     with reading(directory) as connection:
         tip, events = connection.execute("SELECT tip_us, events FROM extent").fetchone()
         (oldest,) = connection.execute(_OLDEST).fetchone()
@@ -58,6 +61,9 @@ def selected(
 
     The batches are as they are stored, and may exceed the range; the indices do not.
     `stop` None means up to the tip. Raises LogError.
+
+    `position` and `stop` are unix microseconds. Lazy: the file is open until the iterator ends or is
+    closed.
     """
     with reading(directory) as connection:
         reader = FileReader(connection, LogLimits(), strict=True)
@@ -72,7 +78,11 @@ def selected(
 
 
 def contents(directory: Path) -> Contents:
-    """Count what a log holds. Raises LogError."""
+    """Count what a log holds. Raises LogError.
+
+    Reads every event, since kinds and collections are counted one by one. The other numbers are of
+    slightly earlier moments.
+    """
     with reading(directory) as connection:
         floor, tip = connection.execute("SELECT floor_us, tip_us FROM extent").fetchone()
         (segments,) = connection.execute("SELECT count(*) FROM segment").fetchone()

@@ -41,6 +41,9 @@ class FollowedLog:
 
     `on_read` is called with the events that were read, once for each. `on_erased` is called when what was
     read of the file before may have been erased, `on_sign` when there is a sign of the writer.
+
+    Events that were sealed before this process has seen them go to no `on_read`: they are in segments,
+    and only readers meet them.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class FollowedLog:
         on_erased: Callable[[], None],
         on_sign: Callable[[], None],
     ) -> None:
+        """Take over `database`, which is closed with this object. Nothing is read before the first `step`."""
         self._path = directory / DATABASE
         self._limits = limits
         self._on_read = on_read
@@ -98,7 +102,11 @@ class FollowedLog:
         return self._must_reopen or self._database.is_replaced
 
     def step(self, *, database: bool) -> bool:
-        """Read some of what is new, also of the database; return whether it was all. Raises LogError."""
+        """Read some of what is new, also of the database; return whether it was all. Raises LogError.
+
+        One step reads a bounded part, so a reader that is far behind calls it in turns. `database` False
+        reads the journal alone. Raises LogCorrupt for a log that was set back.
+        """
         with TranslatedErrors(self._path, LogError):
             self._take_entries()
             if database and (self._database.changed() or self._behind):
@@ -123,12 +131,17 @@ class FollowedLog:
             self._on_sign()
 
     def _snapshot(self) -> Snapshot:
+        """Take a snapshot behind the tip, or of the whole tail at the first time; pass on damage."""
         found = self._database.snapshot(self.tip if self._is_open else -1)
         self._damages.add(self._database.take_damage())
         return found
 
     def _take(self, found: Snapshot) -> bool:
-        """Take what a snapshot has; return whether that is all up to its tip."""
+        """Take what a snapshot has; return whether that is all up to its tip.
+
+        The order matters: erasing first, so that no batch is passed on that has erased records; then the
+        floor; then the events.
+        """
         erased = found.erasures != self.revision
         self.revision, self._tombstones = found.erasures, found.tombstones
         self._move_floor(found)
@@ -162,6 +175,7 @@ class FollowedLog:
         self._follow_journal((found.commits, found.tip))
 
     def _follow_journal(self, continued: tuple[int, int]) -> None:
+        """Read the journal from its start, for the entries that continue this commit and tip."""
         self._continued, self._journaled = continued, 0
         self._journal.follow(*continued)
 
@@ -183,12 +197,14 @@ class FollowedLog:
             )
 
     def _read_rows(self, found: Snapshot) -> Iterator[Batch]:
+        """Yield what rows of the tail have above the tip, without what is to be erased."""
         for row in found.rows:
             batch = self.without_erased(row.columns.batch())
             if batch is not None and batch.last > self.tip:
                 yield batch
 
     def _move_floor(self, found: Snapshot) -> None:
+        """Take over floor and oldest event; a floor that has risen drops what is below it from memory."""
         self.oldest_us = found.oldest_us
         if found.floor > self.floor:
             self.floor = found.floor
@@ -196,7 +212,11 @@ class FollowedLog:
             self._damages.drop_before(found.floor)
 
     def reopen(self) -> None:
-        """Read another file that has taken the place of this one. Raises LogError."""
+        """Read another file that has taken the place of this one. Raises LogError.
+
+        If it fails, `is_replaced` stays true, and the next call tries again. What is in memory stays
+        until the first snapshot of the new file, which has another revision.
+        """
         self._must_reopen = True
         self.revision, self._behind = NO_REVISION, True
         with TranslatedErrors(self._path, LogError):

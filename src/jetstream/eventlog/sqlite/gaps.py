@@ -16,12 +16,18 @@ GAP_BYTES: Final = 200  # of an ordinary row, generously
 
 
 def insert_gaps(connection: sqlite3.Connection, gaps: Sequence[Gap]) -> None:
-    """Add gaps, inside a transaction. One that is there already is not added again."""
+    """Add gaps, inside a transaction. One that is there already is not added again.
+
+    A gap that was found again with another cause replaces the one with the same time, DID and rev.
+    """
     connection.executemany("INSERT OR REPLACE INTO gap VALUES (?, ?, ?, ?, ?)", gaps)
 
 
 def read_gaps(connection: sqlite3.Connection, since_us: int, count_max: int) -> list[Gap]:
-    """Return the oldest gaps since a time, rising: up to a number, and those of the same time as the last."""
+    """Return the oldest gaps since a time, rising: up to a number, and those of the same time as the last.
+
+    `since_us` is a time in unix microseconds, and `count_max` at least 1.
+    """
     rows = connection.execute(
         "SELECT time_us, did, after_rev, rev, cause FROM gap WHERE time_us >= ?1 AND time_us <="
         " ifnull((SELECT time_us FROM gap WHERE time_us >= ?1 ORDER BY time_us LIMIT 1 OFFSET ?2), time_us)"
@@ -42,7 +48,11 @@ def drop_gaps_before(connection: sqlite3.Connection, floor: int) -> None:
 
 
 def drop_oldest_gaps(connection: sqlite3.Connection, rows_max: int) -> int:
-    """Delete the oldest gaps above a number of rows; return how many there are now."""
+    """Delete the oldest gaps above a number of rows; return how many there are now.
+
+    An exclusive step of upkeep. All gaps of one time go together, so there may be fewer than `rows_max`
+    left.
+    """
     with Transaction(connection):
         connection.execute(
             "DELETE FROM gap WHERE time_us <="

@@ -27,7 +27,10 @@ class Beat(NamedTuple):
 
 
 def write_beat(descriptor: int, beat: Beat) -> None:
-    """Replace the line in the lock file. On a disk that refuses it, the old one stays."""
+    """Replace the line in the lock file. On a disk that refuses it, the old one stays.
+
+    `descriptor` is the one that holds the lock. The line has `LINE_BYTES` bytes, padded with spaces.
+    """
     text = " ".join(map(str, beat)).encode()
     line = b"%b %08x" % (text, crc32(text))
     with suppress(OSError):
@@ -35,7 +38,10 @@ def write_beat(descriptor: int, beat: Beat) -> None:
 
 
 def read_beat(path: Path) -> Beat | None:
-    """Return what the lock file says; None if it says nothing that is whole."""
+    """Return what the lock file says; None if it says nothing that is whole.
+
+    A line that is being replaced at that moment does not match its checksum: the next look finds it.
+    """
     try:
         *values, checksum = path.read_bytes().split()
         if len(values) != len(Beat._fields) or crc32(b" ".join(values)) != int(checksum, 16):

@@ -54,6 +54,7 @@ from jetstream.eventlog.states import Repos, pack, records_of
 from jetstream.model.batch import Batch
 
 FILE: Final = "jetstream.journal"
+# Little-endian; the diagram above names the fields. A change of them changes `docs/log-format.md`.
 _CHECKED: Final = Struct("<II")  # the checksum of all that follows, and its size
 _HEAD: Final = Struct("<Qqqq10I")  # commits, positions, sizes of the parts
 
@@ -61,7 +62,10 @@ logger = structlog.get_logger(__name__)
 
 
 class Raw(NamedTuple):
-    """An entry as it is stored: its bytes without the checksum, and where the next one begins."""
+    """An entry as it is stored: its bytes without the checksum, and where the next one begins.
+
+    `sizes` has the sizes of the ten parts. `first_us` is above `last_us` in an entry without events.
+    """
 
     first_us: int
     last_us: int
@@ -91,9 +95,11 @@ class Entry(NamedTuple):
     `last_us` is the tip after it.
     """
 
+    # The first event's position; one above the tip in an entry without events.
     first_us: int
     last_us: int
     columns: Columns | None
+    # Only the cursors that have moved, but at least one if the log has any.
     cursors: Cursors
     repos: Repos
 
@@ -109,9 +115,13 @@ class Journal:
     It takes up to `size` bytes and `events_max` events, which become one row of the tail. With a size of 0,
     or on a disk without room for it, which is a warning, it takes nothing. Old entries must be in the
     database: they are overwritten.
+
+    The file is written with pwrite(2), without a wait for the disk, and never read again by the process
+    that wrote it.
     """
 
     def __init__(self, directory: Path, size: int, events_max: int) -> None:
+        """Open the file, or make one of `size` bytes, and overwrite what it has."""
         self._path = directory / FILE
         # The file, None without one; how many bytes it may have.
         self._file: int | None = None
@@ -128,6 +138,10 @@ class Journal:
         self.wipe()
 
     def _open(self, size: int) -> None:
+        """Open or make the file, with all of its blocks allocated, so that no append finds the disk full.
+
+        What it had stays. Without room, `_file` or `_size` stay as they were, and `append` takes nothing.
+        """
         if not size:
             return
         try:
@@ -141,20 +155,30 @@ class Journal:
         """Write an entry, which continues so many commits and that tip.
 
         Returns False if it has no room, or the disk refuses: the entry must be committed instead.
+
+        `commits` is the number of commits that the database has, and `before_us` the tip before this
+        entry. Other values than those that `walk` expects would end recovery at this entry.
         """
         if self._file is None or self.events + entry.events > self._events_max:
             return False
         data = _packed(entry, commits, before_us)
-        if self._end + len(data) > self._size or not _written(self._file, data, self._end):
+        end = self._end + len(data)
+        if end > self._size:
             return False
-        self._end += len(data)
-        self._used = max(self._used, self._end)
+        self._used = max(self._used, end)  # also when the disk refuses: some may be written
+        if not _written(self._file, data, self._end):
+            return False
+        self._end = end
         self.events += entry.events
         self.entries.append(entry)
         return True
 
     def clear(self) -> None:
-        """Forget the entries, which are in the database now."""
+        """Forget the entries, which are in the database now.
+
+        Called after the commit that has stored them, never before. The bytes stay in the file until
+        overwritten.
+        """
         self.entries = []
         self._end = self.events = 0
 
@@ -176,14 +200,21 @@ class Journal:
         self.wipe()
 
     def wipe(self) -> None:
-        """Overwrite old entries with zeros. There are no others."""
+        """Overwrite old entries with zeros. There are no others.
+
+        So what is erased in the database is not left here. Upkeep calls it at the end of a pass. A disk
+        that refuses it is asked again at the next call.
+        """
         assert not self.entries
         if self._file is not None and _written(self._file, bytes(self._used), 0):
             self._used = 0
 
     @property
     def first_us(self) -> int | None:
-        """The position of the first event that is only here; None: there is none."""
+        """The position of the first event that is only here; None: there is none.
+
+        For the oldest event of a log of which nothing is in the database.
+        """
         return next((entry.first_us for entry in self.entries if entry.events), None)
 
     def batches(self) -> Iterator[Batch]:
@@ -207,6 +238,8 @@ def store_entries(
 
     `appended` and `commits` are the totals with them. Returns the row of the states of repositories, if some
     have changed.
+
+    All events become one row of the tail. Of each cursor and each state, the last one counts.
     """
     runs = [(entry, entry.columns) for entry in entries if entry.columns is not None]
     if runs:
@@ -223,6 +256,9 @@ def recover(directory: Path, connection: sqlite3.Connection) -> None:
     """Store what the journal has beyond the database, in one transaction.
 
     Raises sqlite3.DatabaseError, and OSError for a journal that cannot be read.
+
+    Called before anything else is written, by a process that holds the lock. Entries that do not continue
+    the database are left out without a word: they are old or torn.
     """
     try:
         data = (directory / FILE).read_bytes()
@@ -251,6 +287,7 @@ def _written(file: int, data: bytes, offset: int) -> bool:
 
 
 def _packed(entry: Entry, commits: int, before_us: int) -> bytes:
+    """Return an entry as bytes, with its checksum and its size in front."""
     columns = entry.columns or (b"",) * 8
     cursors = orjson.dumps([cursor_row(*each) for each in entry.cursors.items()])
     parts = (*columns, cursors, pack(entry.repos))
@@ -260,7 +297,11 @@ def _packed(entry: Entry, commits: int, before_us: int) -> bytes:
 
 
 def walk(data: bytes, commits: int, tip_us: int) -> Iterator[Raw]:
-    """Yield the entries that continue a database with so many commits and this tip."""
+    """Yield the entries that continue a database with so many commits and this tip.
+
+    `data` begins with an entry. It ends at the first one that is cut off, does not match its checksum, or
+    continues something else. The positions in `Raw.end` count from the start of `data`.
+    """
     at = 0
     while (size := claimed_bytes(data, at)) is not None:
         body = data[at + _CHECKED.size : at + size]
@@ -282,6 +323,7 @@ def claimed_bytes(data: bytes, at: int) -> int | None:
 
 
 def _entry(raw: Raw) -> Entry:
+    """Read the parts of an entry back. Its checksum was right, so they are what was written."""
     *_, cursors, repos = raw.parts
     named = dict(map(named_cursor, orjson.loads(cursors)))
     return Entry(raw.first_us, raw.last_us, raw.columns, named, dict(records_of(repos)))

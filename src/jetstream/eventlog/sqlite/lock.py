@@ -43,6 +43,9 @@ def take_lock(directory: Path) -> int:
     The kernel releases the lock when the descriptor is closed or the process ends, however it ends. The file
     says which process holds it, and has the writer's heartbeat (see `heartbeat`). Raises LogLocked or
     LogUnwritable.
+
+    The lock is flock(2) on the whole file, exclusive and without waiting. It is of this descriptor: a
+    child process that inherits it would hold it too, so it is opened with O_CLOEXEC.
     """
     path = directory / LOCK
     try:

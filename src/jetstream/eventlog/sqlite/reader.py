@@ -57,12 +57,17 @@ class FileReader(StoredReader):
     errors = (Damaged, sqlite3.DatabaseError)
 
     def __init__(self, connection: sqlite3.Connection, limits: LogLimits, *, strict: bool = False) -> None:
+        """Read through `connection`, which the caller closes."""
         super().__init__(limits, strict=strict)
         # For the modules that read in their own way; used by one thread at a time.
         self.connection = connection
 
     def indexes(self, position: int, *, with_dids: bool) -> Iterable[Index]:
-        """Return the next segments that end at or after a position."""
+        """Return the next segments that end at or after a position.
+
+        A `first_us` that is no number, in a damaged row, counts as -1, so that the scan does not end
+        there.
+        """
         for last_us, first_us, *index in self.connection.execute(
             _INDEXES, (with_dids, position, self.limits.scan_segments)
         ):
@@ -96,7 +101,10 @@ class FileReader(StoredReader):
         return [last_us for (last_us,) in rows]
 
     def tail_rows(self, position: int, stop: int) -> Iterator[Row]:
-        """Yield the rows of the tail with events in `[position, stop)`, in order."""
+        """Yield the rows of the tail with events in `[position, stop)`, in order.
+
+        A row that does not match its checksum is noted and left out. Raises sqlite3.DatabaseError.
+        """
         for stored in self.connection.execute(_TAIL, (position, stop)):
             try:
                 yield read_row(stored)
@@ -122,7 +130,11 @@ class FileReader(StoredReader):
             return found.end() or self._scan_damage(found.position, found.stop)
 
     def _scan_damage(self, position: int, stop: int) -> Scan:
-        """Continue where the index of the next segment cannot be read: with that one, or behind lost keys."""
+        """Continue where the index of the next segment cannot be read: with that one, or behind lost keys.
+
+        A key that can be read is of a segment whose index is damaged, and its events may be whole. Where
+        keys are lost, the range up to the next readable one is noted as damage.
+        """
         try:
             key = next_key(self.connection, position)
         except sqlite3.DatabaseError as error:
@@ -144,6 +156,7 @@ class ReaderPool:
     """Runs work that reads the database in threads, so that the event loop does not wait for disk or zstd."""
 
     def __init__(self, path: Path, damages: DamageRecord, limits: LogLimits) -> None:
+        """Prepare `limits.reader_threads` threads, which begin when there is work. Nothing is opened yet."""
         # The database, the limits of reading, and the record of damage: what a thread finds is added to it
         # afterwards, on the event loop's thread.
         self._path = path
@@ -157,7 +170,11 @@ class ReaderPool:
         self._file = 0
 
     async def run(self, work: Callable[[FileReader], Result]) -> Result:
-        """Call `work` in a thread, with a reader of the file. Raises LogError."""
+        """Call `work` in a thread, with a reader of the file. Raises LogError.
+
+        Work waits for a thread in the order of the calls. What it raises of SQLite's errors becomes
+        LogCorrupt or LogError; a cancelled caller leaves the work to its end in the thread.
+        """
         with TranslatedErrors(self._path, LogError):
             result, damage = await asyncio.get_running_loop().run_in_executor(self._threads, self._work, work)
         self._damages.add(damage)
@@ -180,14 +197,20 @@ class ReaderPool:
                 connection.close()
 
     def renew(self) -> None:
-        """Open the file again for all work that begins from now on: another one has taken its place."""
+        """Open the file again for all work that begins from now on: another one has taken its place.
+
+        Called on the event loop's thread, when an edge has noticed that `jetstream log repair` has run.
+        """
         idle, self._idle = self._idle, []
         self._file += 1
         for connection in idle:
             connection.close()
 
     def close(self) -> None:
-        """Wait for the threads, and close their connections."""
+        """Wait for the threads, and close their connections.
+
+        Blocks until work that has begun is done.
+        """
         self._threads.shutdown()
         for connection in self._idle:
             connection.close()

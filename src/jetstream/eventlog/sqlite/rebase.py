@@ -1,17 +1,16 @@
 """Moving positions that are ahead of the clock back to the present, while no server runs.
 
-The new position of an event is the time at which it was stored, as far as that is known (see `ages`), at most
-now, and below the next event's. So the order stays, positions rise strictly, and events that are not ahead
-keep their positions unless others need the room:
+The new position of an event is the time at which it was stored, as far as that is known (see `ages`), at
+most now, and below the next event's. So the order stays, positions rise strictly, and events that are not
+ahead keep their positions unless others need the room:
 
     before   ── a ── b ── c ─────────┼──────── d ── e ── f ──▶      now: ┼
     after    ── a ── b ── c ── d e f ┼
                                the highest positions that rise strictly up to now
 
-Segments and rows of the tail are rewritten from the oldest to the newest, so that no two have the same key at
-any time. The floor, the tombstones and the gaps refer to events by position, and move
-with them. All happens in one
-transaction: a process that is killed leaves the log as it was.
+Segments and rows of the tail are rewritten from the oldest to the newest, so that no two have the same
+key at any time. The floor, the tombstones and the gaps refer to events by position, and move with them.
+All happens in one transaction: a process that is killed leaves the log as it was.
 """
 
 from __future__ import annotations
@@ -49,6 +48,8 @@ def rebase(directory: Path, now_us: int, reservation: Reservation | None = None)
     """Move the positions that are above `now_us`; change nothing if there are none.
 
     Raises LogLocked while a server runs, LogCorrupt if the log is damaged, LogUnwritable.
+
+    `now_us` is in unix microseconds. What is in the journal is stored first, and moves as well.
     """
     reservation = reservation or Reservation(directory)
     with offline(directory) as path, TranslatedErrors(path), closing(open_writer(path)) as connection:
@@ -123,6 +124,9 @@ def _new_times(old: Sequence[int], ceiling: int, stored: list[tuple[int, int]]) 
     """Return the new positions of events: the highest that rise strictly and are below `ceiling`.
 
     Each is at most the old one, and at most the time in the first row of `stored` at or above it.
+
+    `stored` has the rows of that table, rising. A binary search for each event: this is for rare, offline
+    use.
     """
     new, above = [], ceiling
     for time in reversed(old):

@@ -50,11 +50,14 @@ from jetstream.upstreams import is_mirror
 class SqliteOptions(NamedTuple):
     """What a log is opened with: see `SqliteLog.open`."""
 
+    # For how long events are kept, in seconds, and how many bytes the files may take; None: no bound.
     retention_s: float | None
     retention_bytes: int | None
+    # Gives unix microseconds; and what is told of lasting states that an operator must know of.
     clock: Callable[[], int]
     conditions: Conditions
     limits: LogLimits
+    # The boot and the disk; and whether positions come from another Jetstream.
     machine: Machine
     mirrors: bool = False
 
@@ -67,6 +70,11 @@ class LogState:
     """
 
     def __init__(self, directory: Path, lock: int, options: SqliteOptions) -> None:
+        """Open everything, in the order of the steps at the head of this module. Runs in a thread.
+
+        `lock` is the descriptor that holds the lock. Raises Damaged, sqlite3.DatabaseError or OSError,
+        which `open_log` translates.
+        """
         # What the log was opened with.
         self.options = options
         self.limits = limits = options.limits
@@ -133,6 +141,9 @@ class LogState:
         """Move all appends of the journal to the database, with `writing` held.
 
         Raises sqlite3.DatabaseError.
+
+        Without entries it does nothing. A file that was deleted or replaced is noticed here: see
+        `Journal.renew`.
         """
         entries = self.journal.entries
         if entries:
@@ -160,7 +171,10 @@ def open_log(directory: Path, options: SqliteOptions) -> LogState:
 
 
 def _states_max(options: SqliteOptions) -> int:
-    """Return how many states of repositories are kept."""
+    """Return how many states of repositories are kept.
+
+    Of the smaller of two bounds: a number, and a share of `--retention-bytes`.
+    """
     limits, size = options.limits, options.retention_bytes
     return min(limits.repo_states, int((size or 1 << 60) * limits.repo_states_share) // ROW_BYTES)
 
@@ -179,6 +193,8 @@ def read_extent(connection: sqlite3.Connection, floor: int) -> tuple[int | None,
     """Return the position of the oldest event, None in an empty log, and how many events are not sealed.
 
     Where the oldest event cannot be read, its position counts as the floor.
+
+    Sums up the rows of the tail, which are some thousand events, and finds the first segment by its key.
     """
     (tail_events,) = connection.execute("SELECT ifnull(sum(events), 0) FROM tail").fetchone()
     try:

@@ -73,6 +73,7 @@ def repair(directory: Path) -> tuple[Findings, Path | None]:
 
 
 def _refuse_other_format(directory: Path) -> None:
+    """Raise LogFormat for a log of another version, before anything is locked or released."""
     try:
         with reading(directory):
             pass
@@ -83,7 +84,11 @@ def _refuse_other_format(directory: Path) -> None:
 
 
 def _repair(directory: Path, found: Findings) -> tuple[Findings, Path | None]:
-    """Do what the findings need; return what was kept, and the old file's new path."""
+    """Do what the findings need; return what was kept, and the old file's new path.
+
+    There are three ways: write the reservation again, write a new file, or delete rows in place. Raises
+    LogUnwritable where the disk has no room, or what SQLite raises for the new file.
+    """
     path = directory / schema.DATABASE
     states_lost = found.lost_states or found.forget_states
     if found.has_whole_pages and not found.lost and not states_lost:  # so the problem is with the reservation
@@ -148,6 +153,8 @@ def _rebuild(directory: Path, new: Path) -> Findings:
 
     The new tip is above every position that may have been given out, so that the positions of lost events are
     not used again.
+
+    Raises sqlite3.DatabaseError or OSError: a disk without room among them.
     """
     kept = Findings()
     with closing(open_writer(new)) as writer, closing(open_reader(directory / schema.DATABASE)) as old:
@@ -214,7 +221,10 @@ def _repair_reservation(directory: Path, newest_us: int) -> int:
 
 
 def _rows(old: sqlite3.Connection, query: str) -> list[tuple[Any, ...]]:
-    """Return the rows of a small table, none if it is damaged."""
+    """Return the rows of a small table, none if it is damaged.
+
+    A table that is damaged counts as empty: what it had is lost, and the repair goes on.
+    """
     try:
         return old.execute(query).fetchall()
     except sqlite3.DatabaseError:

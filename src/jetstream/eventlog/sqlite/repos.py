@@ -48,6 +48,7 @@ DELETED_AT_ONCE: Final = 200
 # Of so many neighbours, half of them are forgotten when there are too many: those with the oldest revs.
 SAMPLED: Final = 1_000
 
+# As `_ROW`, `_RISING` and `_FALLING` select it, and as `insert_states` takes it.
 State = tuple[bytes, int, bytes]  # a row of `repo`: the state, its checksum, the DID
 
 _CHANGES: Final = "SELECT id, crc, records FROM repo_change ORDER BY id"
@@ -96,6 +97,7 @@ class RepoStates:
     """
 
     def __init__(self, connection: sqlite3.Connection, limits: LogLimits, states_max: int) -> None:
+        """Read all changes that are not folded. Raises Damaged or sqlite3.DatabaseError."""
         # The connection that appends.
         self._connection = connection
         self._limits = limits
@@ -129,7 +131,10 @@ class RepoStates:
             return None
 
     def add(self, repos: Repos) -> None:
-        """Take over the changes of an append."""
+        """Take over the changes of an append.
+
+        Called after the append is stored. A state replaces the one that is known; None forgets it.
+        """
         self._recent |= repos
         self._records += len(repos)
 
@@ -148,6 +153,7 @@ class RepoStates:
         return self._exceeds(OVERFULL * self._limits.repo_changes)
 
     def _exceeds(self, changes: int) -> bool:
+        """Tell whether so many repositories have changed, or eight times as many records wait."""
         return len(self._recent) >= changes or self._records >= RECORDS_PER_REPO * changes
 
     def begin_fold(self) -> Repos:
@@ -183,7 +189,10 @@ def warm(connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
 
 
 def fold(connection: sqlite3.Connection, changes: Sequence[Change]) -> int:
-    """Write states to their table; return how many rows it has more than before."""
+    """Write states to their table; return how many rows it has more than before.
+
+    An exclusive step, in the order of the keys. The CRC-32 of a row is that of the DID and the state.
+    """
     kept = [(state, crc32(did + state), did) for did, state in changes if state is not None]
     gone = [did for did, state in changes if state is None]
     with Transaction(connection):
@@ -283,12 +292,14 @@ def forget_all(connection: sqlite3.Connection) -> None:
 
 
 def _checked(did: bytes, state: bytes, crc: int) -> bytes:
+    """Return a state. Raises Damaged if it does not match its checksum."""
     if not _is_whole(state, crc, did):
         raise Damaged("the checksum of a state does not match")
     return state
 
 
 def _is_whole(state: bytes, crc: int, did: bytes) -> bool:
+    """Tell whether a row of `repo` matches its checksum. Its values may be of any type."""
     try:
         return crc32(did + state) == crc
     except TypeError:  # not even bytes

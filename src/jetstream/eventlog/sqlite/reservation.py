@@ -61,6 +61,7 @@ class Reservation:
     """The reservation of one log's directory."""
 
     def __init__(self, directory: Path, machine: Machine | None = None) -> None:
+        """Read nothing yet. `machine` None: the one that this process runs on."""
         # The file in the directory of the log, and the machine, whose boot is written.
         self._path = directory / FILE
         self._machine = machine or Machine(boot_id())
@@ -116,19 +117,30 @@ class Reservation:
         return boot, until_us
 
     def extend(self, position: int) -> None:
-        """Reserve positions up to AHEAD_US above `position`. Raises OSError."""
+        """Reserve positions up to AHEAD_US above `position`. Raises OSError.
+
+        Called in threads. Waits for the disk twice, for the file and for its directory, only if positions
+        run out.
+        """
         with self._writing:
             if position + AHEAD_US > self.until_us:
                 self.write(position + AHEAD_US)
 
     def restore(self, until_us: int) -> None:
-        """Write a new reservation; a directory in its place is moved aside. Raises OSError."""
+        """Write a new reservation; a directory in its place is moved aside. Raises OSError.
+
+        `until_us` must be above every position that may have been given out.
+        """
         if self._path.is_dir():
             self._path.rename(unused_name(self._path))
         self.write(until_us)
 
     def write(self, until_us: int) -> None:
-        """Replace the reservation, durably: a crash leaves the old or the new one. Raises OSError."""
+        """Replace the reservation, durably: a crash leaves the old or the new one. Raises OSError.
+
+        The new file gets its bytes on the disk before it takes the name, and the directory after that.
+        `until_us` of this object follows only then.
+        """
         new = self._path.with_name(NEW_FILE)
         try:
             with new.open("w") as file:

@@ -16,7 +16,11 @@ from jetstream.eventlog.sqlite.schema import DELETE_ROW, count_erasure, count_re
 
 
 def store_segment(connection: sqlite3.Connection, segment: Segment) -> int:
-    """Put a segment in the place of its rows of the tail; return how many events of damaged rows are lost."""
+    """Put a segment in the place of its rows of the tail; return how many events of damaged rows are lost.
+
+    An exclusive step. Rows that were damaged when the segment was compressed are not in it, and are
+    deleted with the others: only here is it known how many events they had.
+    """
     with Transaction(connection):
         insert(connection, segment)
         rows = connection.execute("DELETE FROM tail WHERE last_us <= ? RETURNING events", (segment.last_us,))
@@ -27,12 +31,20 @@ def store_segment(connection: sqlite3.Connection, segment: Segment) -> int:
 
 
 def read_tombstones(connection: sqlite3.Connection) -> dict[bytes, int]:
-    """Return the tombstones whose records are not all erased yet."""
+    """Return the tombstones whose records are not all erased yet.
+
+    By DID: the position below which its records go. A pass that ends deletes those that it began with.
+    """
     return dict(connection.execute("SELECT did, before_us FROM tombstone"))
 
 
 def replace(connection: sqlite3.Connection, rewritten: Iterable[Rewritten], done: Tombstones) -> None:
-    """Put what was rewritten in the place of the old, and delete the tombstones of which all is erased."""
+    """Put what was rewritten in the place of the old, and delete the tombstones of which all is erased.
+
+    An exclusive step; `done` has the tombstones of a pass that ends. A row of which nothing is left is
+    deleted. PRAGMA secure_delete makes SQLite write zeros over what is deleted, which takes room in the
+    write-ahead log as well. So it is on only here.
+    """
     connection.execute("PRAGMA secure_delete = ON")  # overwrites with zeros
     try:
         with Transaction(connection):

@@ -39,6 +39,7 @@ from jetstream.eventlog.segment import Segment
 DATABASE: Final = "jetstream.db"
 
 # In the header of the file, where `file` and other programs look: "JETS", and the version of the tables.
+# Both are 32-bit integers of SQLite's header: PRAGMA application_id and user_version.
 APPLICATION_ID: Final = 0x4A455453
 SCHEMA_VERSION: Final = 6
 _VERSIONS_MAX: Final = 1_000  # a number above it is no version: the header of the file is damaged
@@ -161,15 +162,25 @@ REMEDY: Final = "`jetstream log repair` keeps every undamaged segment; or move i
 
 
 class Totals(NamedTuple):
-    """What each commit of appends stores of the whole log."""
+    """What each commit of appends stores of the whole log.
 
+    They stand in the row of each cursor that the commit stores, or in `state` if it stores none. The
+    highest of each counts.
+    """
+
+    # The tip after the commit.
     tip_us: int
     appended: int  # events, ever
+    # Commits of appends, this one included: entries of the journal say which number they continue.
     commits: int  # ever
 
 
 def read_row(stored: Sequence[Any]) -> Row:
-    """Take the values of a row of the tail. Raises Damaged."""
+    """Take the values of a row of the tail. Raises Damaged.
+
+    The values are all columns of the table `tail`, in order. The number of events is taken from the
+    times.
+    """
     last_us, first_us, _, crc, *texts = stored
     columns = Columns(*texts)
     try:
@@ -185,6 +196,8 @@ def create_or_check(path: Path, connection: sqlite3.Connection) -> None:
     """Create the tables in an empty file, refuse a file of another kind, and set up a writing connection.
 
     Raises LogCorrupt or sqlite3.DatabaseError.
+
+    Each connection that writes is set up here, the one of upkeep as well: pragmas are of a connection.
     """
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if not tables:
@@ -204,7 +217,10 @@ def create_or_check(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def check_schema(path: Path, connection: sqlite3.Connection) -> None:
-    """Raise LogFormat for a log of another version, LogCorrupt for what is no log."""
+    """Raise LogFormat for a log of another version, LogCorrupt for what is no log.
+
+    Takes two reads of the header, and reads no table.
+    """
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
@@ -226,7 +242,10 @@ def check_schema(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def insert_row(connection: sqlite3.Connection, first_us: int, last_us: int, columns: Columns) -> None:
-    """Add a batch to the tail, with its checksum. Its range ends at `last_us`."""
+    """Add a batch to the tail, with its checksum. Its range ends at `last_us`.
+
+    Inside a transaction, or as one. Raises sqlite3.IntegrityError if there is a row with this end.
+    """
     connection.execute(
         "INSERT INTO tail VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
         (last_us, first_us, columns.events, columns.checksum(), *columns),
@@ -236,7 +255,10 @@ def insert_row(connection: sqlite3.Connection, first_us: int, last_us: int, colu
 def commit_row(
     connection: sqlite3.Connection, first_us: int, columns: Columns, cursor: Sequence[Any], totals: Totals
 ) -> None:
-    """Commit a batch of the tail, and the row of a cursor, with the totals."""
+    """Commit a batch of the tail, and the row of a cursor, with the totals.
+
+    One statement, and so a transaction by itself: it is stored as a whole or not at all.
+    """
     connection.execute(
         "INSERT INTO append VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (totals.tip_us, first_us, columns.events, columns.checksum(), *columns, *cursor, *totals),
@@ -244,7 +266,10 @@ def commit_row(
 
 
 def insert(connection: sqlite3.Connection, stored: Segment | Row) -> None:
-    """Add a row to its table. A segment replaces the one with the same key."""
+    """Add a row to its table. A segment replaces the one with the same key.
+
+    Inside a transaction. What it replaces is not counted as removed: the caller does so.
+    """
     if isinstance(stored, Row):
         insert_row(connection, stored.first_us, stored.last_us, stored.columns)
     else:
@@ -258,6 +283,8 @@ def store_cursors(
 
     Those stand in the rows of the cursors, so that a commit writes one page less; the view `extent` takes the
     highest of each. With `same_sources`, those of other sources stay. Else they go.
+
+    Inside a transaction. Without cursors to store, the totals stand in `state`.
     """
     if not (same_sources and cursors):
         connection.execute("UPDATE state SET tip_us = ?, appended = ?, commits = ?", totals)
@@ -285,7 +312,10 @@ def read_accounts(connection: sqlite3.Connection) -> dict[tuple[str, str], bytes
 
 
 def read_tip(connection: sqlite3.Connection) -> int:
-    """Return the position of the newest event that was stored, 0 for none."""
+    """Return the position of the newest event that was stored, 0 for none.
+
+    It is the end of the last commit: what is only in the journal is above it.
+    """
     return int(connection.execute("SELECT tip_us FROM extent").fetchone()[0])
 
 
@@ -296,7 +326,10 @@ def read_totals(connection: sqlite3.Connection) -> Totals:
 
 
 def count_erasure(connection: sqlite3.Connection) -> None:
-    """Raise the revision of what is erased: what other processes have read before is not valid any more."""
+    """Raise the revision of what is erased: what other processes have read before is not valid any more.
+
+    Inside the transaction that adds tombstones, or that has rewritten something.
+    """
     connection.execute("UPDATE state SET erasures = erasures + 1")
 
 
@@ -306,7 +339,10 @@ def count_removed(connection: sqlite3.Connection, events: int) -> None:
 
 
 def oldest_us(connection: sqlite3.Connection) -> int | None:
-    """Return the `time_us` of the oldest event, or None in an empty log."""
+    """Return the `time_us` of the oldest event, or None in an empty log.
+
+    Of segments, only those above the floor count: one that could not be deleted may be below it.
+    """
     found: int | None = connection.execute(
         "SELECT ifnull((SELECT first_us FROM segment WHERE last_us >= floor_us ORDER BY last_us LIMIT 1),"
         " (SELECT first_us FROM tail ORDER BY last_us LIMIT 1)) FROM state"

@@ -54,6 +54,7 @@ class Space:
     """The disk under a log's directory: how much may be written, and the reserve."""
 
     def __init__(self, directory: Path, limits: LogLimits = LogLimits()) -> None:
+        """Look how much is in reserve. Raises OSError if the directory is gone."""
         # The directory of the log, the reserve, and the database, whose write-ahead log takes room.
         self._directory = directory
         self._file = directory / FILE
@@ -128,6 +129,8 @@ class Space:
         """Take room for a commit of an event batch of `size` bytes; return whether upkeep should free room.
 
         Leaves room for sealing, and cuts the reserve if it must. Raises LogUnwritable if there is not enough.
+
+        Nearly every call only subtracts: the file system is asked again when `allowance` is used up.
         """
         if self.freeing:
             raise LogUnwritable(self._database, "the disk is full")

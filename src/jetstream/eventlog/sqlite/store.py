@@ -71,9 +71,17 @@ ERASE_DELETED: Final = frozenset({"deleted"})
 
 
 class SqliteLog:
-    """A log in one directory. `LogReader` and `LogWriter` say what the methods promise; `open` makes one."""
+    """A log in one directory. `LogReader` and `LogWriter` say what the methods promise; `open` makes one.
+
+    Every method belongs to the event loop's thread. An append runs on it from end to end, except for a
+    new reservation of positions; `read` leaves it only for what is not in the hot tail.
+    """
 
     def __init__(self, state: LogState, erase: frozenset[str]) -> None:
+        """Begin upkeep and the heartbeat. `state` is open and recovered; `close` closes it.
+
+        Needs a running event loop.
+        """
         # The open files, and what is in them. Upkeep changes it as well.
         self._state = state
         # Statuses of account events that erase the account's records. A mirror adds those of its upstream.
@@ -169,6 +177,10 @@ class SqliteLog:
         """Store events and all changes together, or neither.
 
         Raises LogUnwritable, or LogCorrupt if upkeep has found the tail damaged.
+
+        The order of the steps matters. Room and positions are taken first, so that a refusal leaves
+        nothing behind. Then comes the write, to the journal or to the database. Memory follows last, and
+        without an await: no reader sees an event that is not stored, and none sees a half of an append.
         """
         state, count = self._state, len(batch)
         assert not count or batch.first > state.tip
@@ -204,7 +216,10 @@ class SqliteLog:
                 self._publish(batch, columns.text_bytes, tombstones, received_at)
 
     async def _reserve(self, position: int) -> None:
-        """Reserve positions above `position`. The append waits for it, so the thread gets the GIL quickly."""
+        """Reserve positions above `position`. The append waits for it, so the thread gets the GIL quickly.
+
+        Upkeep reserves ahead, so this runs only for the first append and after a jump of positions.
+        """
         with short_switch_interval(), TranslatedErrors(self._state.path):
             await asyncio.to_thread(self._state.reservation.extend, position)
 
@@ -212,6 +227,8 @@ class SqliteLog:
         """Write one append to the journal; return False if it is none for it: large, or with rare changes.
 
         While the database cannot be written, none is: so a disk that refuses is noticed at the next append.
+
+        `size` is what `_size` returned. With True, the append is stored as surely as by a commit.
         """
         state = self._state
         if size > state.limits.journaled_bytes or state.space.full or changes.gaps or changes.accounts:
@@ -240,7 +257,12 @@ class SqliteLog:
     def _commit(
         self, batch: Batch, columns: Columns | None, changes: Changes, tombstones: Tombstones
     ) -> None:
-        """Write one append, and what is in the journal before it, to the database."""
+        """Write one append, and what is in the journal before it, to the database.
+
+        Raises sqlite3.DatabaseError with nothing stored and the journal as it was. The journal is emptied
+        only after the commit, in memory; its old entries in the file do not count any more, since
+        `commits` has risen.
+        """
         state, journal = self._state, self._state.journal
         totals = Totals(
             state.tip if columns is None else batch.last, state.appended + len(batch), state.commits + 1
@@ -261,6 +283,8 @@ class SqliteLog:
         """Commit an append that is one row of the tail and one cursor; return False if it is not.
 
         Nearly all are, since states of repositories come with `--verify full` only.
+
+        Raises sqlite3.DatabaseError with nothing stored.
         """
         state = self._state
         if columns is None or len(columns.bodies) > state.limits.batch_bytes:
@@ -311,7 +335,11 @@ class SqliteLog:
     def _publish(
         self, batch: Batch, text_bytes: int, tombstones: Tombstones, received_at: float | None
     ) -> None:
-        """Let memory follow what was committed, and wake readers and, if there is a segment, upkeep."""
+        """Let memory follow what was committed, and wake readers and, if there is a segment, upkeep.
+
+        The hot tail takes the events before it is cleaned by `tombstones`, since a record of the same
+        batch may be older than the end of its account.
+        """
         state, count = self._state, len(batch)
         state.tip = batch.last
         state.appended += count
@@ -322,6 +350,7 @@ class SqliteLog:
         state.hot_tail.append(batch, text_bytes)
         if tombstones:
             state.hot_tail.erase(tombstones)
+        # Enough for a segment: upkeep need not wait for its second.
         if state.tail_events >= state.limits.segment_events:
             self._upkeep.wake()
         self.followers.append(state.tip, received_at)
@@ -356,7 +385,11 @@ class SqliteLog:
         return None
 
     async def _empty_journal(self) -> None:
-        """Let the database have all that was appended. Raises LogUnwritable."""
+        """Let the database have all that was appended. Raises LogUnwritable.
+
+        Reading from the database needs it where an event below the hot tail is only in the journal: the
+        hot tail has dropped it within a second.
+        """
         async with self._state.writing:
             with TranslatedErrors(self._state.path):
                 self._state.empty_journal()
@@ -377,7 +410,10 @@ class SqliteLog:
         return found
 
     async def keys_from(self, position: int, stop: int) -> set[Key]:
-        """Return the keys of the oldest events in `[position, stop)`."""
+        """Return the keys of the oldest events in `[position, stop)`.
+
+        Includes events that are only in the journal. Raises LogError.
+        """
         position = max(position, self._state.floor)
         # Before the database: an append moves in that direction.
         journaled = lookup.keys_within(self._state.journal.batches(), position, stop)
@@ -394,7 +430,10 @@ class SqliteLog:
             await self._appended.wait()
 
     def statistics(self) -> LogStatistics:
-        """Return what the log holds."""
+        """Return what the log holds.
+
+        Asks the file system for sizes, which takes some microseconds. `events` counts what is kept.
+        """
         state = self._state
         return LogStatistics(
             events=state.events,
@@ -413,7 +452,10 @@ class SqliteLog:
     # Upkeep
 
     async def _beat(self) -> None:
-        """Write the heartbeat, until cancelled."""
+        """Write the heartbeat, until cancelled.
+
+        The first line is written at once. A line that cannot be written is left out: see `write_beat`.
+        """
         beat = 0
         while True:
             beat = beat_after(beat, self.next_position())
@@ -425,7 +467,11 @@ class SqliteLog:
         await self._upkeep.run()
 
     async def close(self) -> None:
-        """Copy everything into the database, durably, and close it."""
+        """Copy everything into the database, durably, and close it.
+
+        Reads that run in threads are waited for. What cannot be written is not an error here: it stays in
+        the journal or in the write-ahead log, from which the next process recovers it.
+        """
         self._beating.cancel()
         await self._upkeep.close()
         with suppress(LogError):  # what cannot be written stays in the journal
@@ -433,7 +479,11 @@ class SqliteLog:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        """Close the connections, the last one with a checkpoint, and reserve no more than was given out."""
+        """Close the connections, the last one with a checkpoint, and reserve no more than was given out.
+
+        Runs in a thread, since the last checkpoint waits for the disk. The lock is released at the end,
+        so that no other process can write meanwhile.
+        """
         self._stored.close()
         self._state.journal.close()
         self._state.writer.close()
@@ -444,7 +494,10 @@ class SqliteLog:
 
 
 def _size(columns: Columns | None, changes: Changes) -> int:
-    """Return about how many bytes an append writes, beside some pages as a whole."""
+    """Return about how many bytes an append writes, beside some pages as a whole.
+
+    For `Space.spend`, and to choose between the journal and a transaction.
+    """
     events = 0 if columns is None else columns.size
     gaps, accounts = GAP_BYTES * len(changes.gaps), PAGE_BYTES * len(changes.accounts)
     return events + RECORD_BYTES * len(changes.repos) + gaps + accounts

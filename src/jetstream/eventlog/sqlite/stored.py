@@ -36,6 +36,7 @@ class StoredEvents:
     """
 
     def __init__(self, path: Path, damages: DamageRecord, limits: LogLimits, clean: Clean = as_it_is) -> None:
+        """Prepare to read the database at `path`. It is opened when something is read first."""
         # What is known to be damaged: read past.
         self._damages = damages
         self._clean = clean
@@ -45,7 +46,12 @@ class StoredEvents:
         self.segments = SegmentCache(self._load, limits.segment_cache_bytes)
 
     async def find(self, position: int, stop: int, wanted: Filter) -> tuple[int, Batch | None]:
-        """Return the position at which to continue, and what was found below it. Raises LogError."""
+        """Return the position at which to continue, and what was found below it. Raises LogError.
+
+        The search is bounded, so one call may find nothing although more follows: the caller goes on at
+        the returned position. It is above `position`, and may be above `stop`. Damage that is met on the
+        way is added to the record.
+        """
         loaded = self.segments.at(position)
         if loaded is not None:
             return min(loaded.last + 1, stop), loaded if loaded.index(position) < loaded.index(stop) else None
@@ -63,7 +69,10 @@ class StoredEvents:
         return after, found
 
     async def _load(self, last_us: int) -> Loaded | None:
-        """Read a segment for the cache."""
+        """Read a segment for the cache.
+
+        None: it was trimmed, is damaged, or `clean` has left nothing of it. Raises LogError.
+        """
         loaded = await self.readers.run(lambda reader: reader.load_measured(last_us))
         kept = None if loaded is None else self._clean(loaded.batch)
         return None if loaded is None or kept is None else Loaded(kept, loaded.memory)
@@ -73,5 +82,8 @@ class StoredEvents:
         return await self.readers.run(lambda reader: read_gaps(reader.connection, since_us, count_max))
 
     def close(self) -> None:
-        """Wait for the threads, and close their connections."""
+        """Wait for the threads, and close their connections.
+
+        Blocks, so it is called in a thread.
+        """
         self.readers.close()

@@ -48,15 +48,21 @@ logger = structlog.get_logger(__name__)
 
 
 class Snapshot(NamedTuple):
-    """What the database held at one moment."""
+    """What the database held at one moment.
+
+    Positions are unix microseconds. `floor` to `erasures` are the values of the tables `state` and
+    `cursor`.
+    """
 
     floor: int
     tip: int
+    # Events that are kept, and commits of appends ever: the journal's entries continue this commit.
     events: int
     commits: int
     erasures: int  # the revision of what is erased
     sealed_us: int  # where the last segment ends; -1 without one
     oldest_us: int | None
+    # What is still to be erased: by DID, the position below which its records go.
     tombstones: Mapping[bytes, int]
     rows: list[Row]  # of the tail that end after the position that was asked for
     whole: bool  # whether these are all of them
@@ -70,7 +76,10 @@ class Appended(NamedTuple):
 
 
 class JournalReader:
-    """Reads the journal of a log that another process writes."""
+    """Reads the journal of a log that another process writes.
+
+    It never writes, and needs no lock: an entry that is half written does not match its checksum.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / FILE
@@ -91,7 +100,11 @@ class JournalReader:
             self.close()
 
     def read(self) -> list[Appended]:
-        """Return the entries that have come, in order. Raises OSError."""
+        """Return the entries that have come, in order. Raises OSError.
+
+        Each entry is returned once. Without a journal, or where what follows does not continue the last
+        entry, the list is empty.
+        """
         if self._file is None:
             self._open()
         found: list[Appended] = []
@@ -101,6 +114,7 @@ class JournalReader:
         return found
 
     def _open(self) -> None:
+        """Open the journal, if there is one, and remember which file that is."""
         with suppress(FileNotFoundError):
             self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             status = os.fstat(self._file)
@@ -131,6 +145,7 @@ class DatabaseReader:
     """Reads the database of a log that another process writes. Raises sqlite3.DatabaseError."""
 
     def __init__(self, path: Path, limits: LogLimits) -> None:
+        """Open the database. Raises sqlite3.OperationalError if there is none, or it cannot be opened."""
         # Without a long wait for a lock: the event loop would wait with it.
         self._connection = open_reader(path, BUSY_TIMEOUT_S)
         self._reader = FileReader(self._connection, limits)
@@ -165,7 +180,11 @@ class DatabaseReader:
         return damage
 
     def snapshot(self, position: int) -> Snapshot:
-        """Return what is there: of the tail what ends after a position, or the first of it."""
+        """Return what is there: of the tail what ends after a position, or the first of it.
+
+        At most `LogLimits.batch_events` events or `batch_bytes` of bodies are taken, so that one look
+        does not hold the event loop for long: then `whole` is False. Rows that are damaged are left out.
+        """
         limits = self._reader.limits
         with snapshot(self._connection):
             state: Sequence[int] = self._connection.execute(_STATE).fetchone()
@@ -193,7 +212,10 @@ class DatabaseReader:
 
 
 async def awaited_database(directory: Path, limits: LogLimits) -> DatabaseReader:
-    """Return the database of a log, once there is one. Raises LogCorrupt for what is no log of ours."""
+    """Return the database of a log, once there is one. Raises LogCorrupt for what is no log of ours.
+
+    Looks every `LogLimits.poll_s` seconds, without a deadline, and says once in the log that it waits.
+    """
     path, told, problem = directory / DATABASE, False, "there is no log yet"
     while True:
         try:
@@ -225,6 +247,7 @@ def _opened(path: Path, limits: LogLimits) -> DatabaseReader | None:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
+    """Return the device and the inode of a file; None if there is none."""
     try:
         status = path.stat()
     except OSError:

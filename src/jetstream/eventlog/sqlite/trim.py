@@ -35,6 +35,9 @@ def trim(reader: FileReader, floor: int, before_us: int) -> tuple[int, int] | No
 
     Returns how many events were deleted, and the new floor. A segment that cannot be deleted, because its
     pages are damaged, stays, and the floor moves over it.
+
+    An exclusive step. `before_us` is a position: what ends below it may go. If a transaction meets
+    damage, it is tried with one segment, and then nothing is deleted and the floor moves over that one.
     """
     for segments in (reader.limits.trim_segments, 1):
         try:
@@ -49,7 +52,11 @@ def trim(reader: FileReader, floor: int, before_us: int) -> tuple[int, int] | No
 def _trim(
     connection: sqlite3.Connection, low: int, before_us: int, segments_max: int
 ) -> tuple[int, int] | None:
-    """Delete up to so many segments, or all rows of the tail that are old enough, and move the floor."""
+    """Delete up to so many segments, or all rows of the tail that are old enough, and move the floor.
+
+    The tail is touched only when no segment is old enough. `low` is the floor: what is below it could not
+    be deleted.
+    """
     with Transaction(connection):
         rows = (
             connection.execute(
@@ -99,6 +106,9 @@ def position_within(reader: FileReader, floor: int, bytes_max: int) -> int:
     """Return the position below which segments must go for the files to take `bytes_max`; 0 for none.
 
     Room for two write-ahead logs is left: for the write-ahead log, and for the tail.
+
+    The sizes of segments are subtracted from the oldest on, until the rest fits. `floor` is where the log
+    begins.
     """
     pages, free, page_bytes = reader.connection.execute(_PAGES).fetchone()
     excess = (pages - free) * page_bytes + 2 * reader.limits.wal_bytes - bytes_max
@@ -118,7 +128,11 @@ def position_within(reader: FileReader, floor: int, bytes_max: int) -> int:
 
 
 def should_shrink(reader: FileReader, bytes_max: int | None, low_on_space: bool) -> bool:
-    """Tell whether free pages should go: too many, a file that is too large, or a disk that is low."""
+    """Tell whether free pages should go: too many, a file that is too large, or a disk that is low.
+
+    `bytes_max` is `--retention-bytes`, None without it. `free_pages` and `free_share` bound what is free
+    otherwise: pages that will be used again are kept.
+    """
     limits = reader.limits
     pages, free, page_bytes = reader.connection.execute(_PAGES).fetchone()
     is_large = bytes_max is not None and pages * page_bytes + 2 * limits.wal_bytes > bytes_max
@@ -127,5 +141,8 @@ def should_shrink(reader: FileReader, bytes_max: int | None, low_on_space: bool)
 
 
 def shrink(reader: FileReader) -> None:
-    """Give `shrink_pages` free pages back to the file system."""
+    """Give `shrink_pages` free pages back to the file system.
+
+    An exclusive step, of a MiB by default. Pages at the end of the file are moved into free ones for it.
+    """
     reader.connection.execute(f"PRAGMA incremental_vacuum({reader.limits.shrink_pages})").fetchall()

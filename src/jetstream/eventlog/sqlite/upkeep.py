@@ -65,6 +65,7 @@ class Upkeep:
     """
 
     def __init__(self, state: LogState, drop_segment: Callable[[int], None]) -> None:
+        """Begin to run once a second. `state` is open. Needs a running event loop."""
         # What the event loop knows of the log. It follows the file: changed after each step.
         self._state = state
         self._drop_segment = drop_segment
@@ -96,6 +97,9 @@ class Upkeep:
 
         Raises LogUnwritable if the disk refuses: what was not done stays due. Raises LogCorrupt if the tail
         cannot be sealed.
+
+        The order is that of the head of this module. `SqliteLog.maintain` calls it too: two runs follow
+        each other.
         """
         state = self._state
         async with self._running:
@@ -150,6 +154,8 @@ class Upkeep:
 
         Appends wait for it, so the thread gets the GIL quickly. The step finds all appends in the database,
         except on a full disk.
+
+        What `work` returns is returned; what it raises of SQLite becomes LogUnwritable or LogCorrupt.
         """
         async with self._state.writing:
             if not self._state.space.full:
@@ -163,7 +169,10 @@ class Upkeep:
             self._state.empty_journal()
 
     async def _in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """Run a step in the thread. Raises LogUnwritable or LogCorrupt."""
+        """Run a step in the thread. Raises LogUnwritable or LogCorrupt.
+
+        Damage that the step has met is added to the record, also if the step fails.
+        """
         try:
             with TranslatedErrors(self._state.path):
                 return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
@@ -294,6 +303,8 @@ class Upkeep:
         """Subtract deleted events, and read again what remains: exclusively, so that no append is missed.
 
         On a full disk, some may be in the journal.
+
+        Called after each step that trims or erases. `events` is how many are gone.
         """
         state, journal = self._state, self._state.journal
         state.events -= events
@@ -385,5 +396,6 @@ class Upkeep:
 
 
 def _low(space: Space, directory: Path) -> str:
+    """Return the reason of the condition `disk_low`."""
     missing = space.reserve_size - space.reserve_held
     return f"the disk of {directory} has no room for {missing:,} bytes of the log's reserve"

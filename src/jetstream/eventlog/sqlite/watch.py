@@ -1,7 +1,9 @@
-"""Being told when files of a directory change: inotify, where the system has it.
+"""Being told when files of a directory change: inotify(7), where the system has it.
 
-A write to a watched file wakes the event loop within some 50 us. Where there is no inotify, and where the
-kernel refuses another watch, nothing is told: the caller looks from time to time in any case.
+A write to a watched file wakes the event loop within some 50 us. The directory is watched, and not its
+files: so one that is made later, or takes the place of another, is seen as well. Where there is no
+inotify, and where the kernel refuses another watch, nothing is told: the caller looks from time to time
+in any case.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ _IN_MOVED_TO: Final = 0x080
 _IN_CREATE: Final = 0x100
 _FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC  # IN_NONBLOCK and IN_CLOEXEC
 _EVENT: Final = Struct("iIII")  # watch, mask, cookie, bytes of the name that follows
+# Of one read, some hundred events: the kernel merges equal ones that follow each other.
 _READ_BYTES: Final = 16 << 10
 
 logger = structlog.get_logger(__name__)
@@ -37,6 +40,7 @@ class Watch:
     def __init__(
         self, directory: Path, names: Collection[str], changed: Callable[[Collection[str]], None]
     ) -> None:
+        """Begin to watch. `names` are names without a directory. Needs a running event loop."""
         self._names = frozenset(os.fsencode(name) for name in names)
         self._changed = changed
         # inotify's descriptor; None where there is none.
@@ -50,6 +54,7 @@ class Watch:
         return self._descriptor is not None
 
     def _on_events(self) -> None:
+        """Read what the kernel has queued, and call `changed` once for all of it. Other names are dropped."""
         assert self._descriptor is not None
         try:
             data = os.read(self._descriptor, _READ_BYTES)
@@ -59,7 +64,10 @@ class Watch:
             self._changed({os.fsdecode(name) for name in changed})
 
     def close(self) -> None:
-        """Call no more."""
+        """Call no more.
+
+        Calling it twice does nothing more.
+        """
         if self._descriptor is not None:
             asyncio.get_running_loop().remove_reader(self._descriptor)
             os.close(self._descriptor)
@@ -67,7 +75,11 @@ class Watch:
 
 
 def _names(data: bytes) -> Iterator[bytes]:
-    """Yield the names of the files in events of inotify."""
+    """Yield the names of the files in events of inotify.
+
+    `data` has whole events, since the kernel never cuts one: each is a head, then a name filled up with
+    NULs.
+    """
     at = 0
     while at < len(data):
         *_, size = _EVENT.unpack_from(data, at)

@@ -35,7 +35,11 @@ class WriterWatch:
         self._alive_at = self._clock()
 
     def look(self, tip: int) -> None:
-        """Read the heartbeat. `tip` is the newest position that the edge has read."""
+        """Read the heartbeat. `tip` is the newest position that the edge has read.
+
+        Called four times a second. Without a heartbeat that is whole, only the log itself is a sign of
+        life.
+        """
         beat = read_beat(self._path)
         # The first one may have been written by a process that is gone.
         if beat != self._beat and self._has_looked:
@@ -62,10 +66,17 @@ class WriterWatch:
         return self._alive_at is not None and self._clock() - self._alive_at <= self._gone_s
 
     def watermark(self, tip: int) -> int:
-        """Return the watermark for a reader that has read up to a position; 0: not known."""
+        """Return the watermark for a reader that has read up to a position; 0: not known.
+
+        A heartbeat that is ahead of what was read does not count: events below its watermark may be
+        missing here.
+        """
         beat = self._beat
         return watermark_of(beat.beat) if beat is not None and beat.tip <= tip else 0
 
     def lag_s(self, position: int) -> float:
-        """Return for how long there has been something that a reader at a position has not processed."""
+        """Return for how long there has been something that a reader at a position has not processed.
+
+        In seconds of the reader's clock; 0.0 if it has all.
+        """
         return self._lag.seconds(position, self._clock())

@@ -12,25 +12,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
-
-import orjson
+from typing import Final, NamedTuple
 
 from jetstream.atproto.cbor import DEPTH_MAX, depth
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE, Event
 from jetstream.model.syntax import is_did, is_record_key, is_tid, nsid_bytes
 from jetstream.upstream.drops import Dropped
+from jetstream.upstream.envelope import shortened
+from jetstream.upstream.mirror.body import REQUIRED, problem_of
+from jetstream.upstream.mirror.bounded_json import parse_json, parse_object
 from jetstream.upstream.record import JSON_BYTES_MAX
 
 _START: Final = b'{"$type":"message","payload":{"$type":"network.bsky.jetstream.subscribeEvents#'
+# What `Event(…)` calls, which is a function in Python and takes twice as long.
+_new: Final = tuple.__new__
+CID_PATTERN: Final = "b[a-z2-7]{8,200}"
 # A text that needs no escape.
 _TEXT: Final = rb'"([!#-\[\]-~]*)"'
 _SEQ: Final = rb'"seq":([0-9]{1,18})'
 _TIME: Final = rb'"time":"[0-9TZ:.-]*"}}'
 
 _WRITE: Final = re.compile(
-    rb'"cid":"(b[a-z2-7]{8,200})","collection":%b,"did":%b,"operation":"(create|update)","record":'
-    % (_TEXT, _TEXT)
+    rb'"cid":"(%b)","collection":%b,"did":%b,"operation":"(create|update)","record":'
+    % (CID_PATTERN.encode(), _TEXT, _TEXT)
 ).match
 _DELETE: Final = re.compile(
     rb'"collection":%b,"did":%b,"operation":"delete","rev":%b,"rkey":%b,%b,%b' % (*4 * (_TEXT,), _SEQ, _TIME)
@@ -44,22 +48,27 @@ _TIME_END: Final = re.compile(rb",%b" % _TIME).fullmatch
 _ACCOUNT: Final = b'"account":'
 
 
-class Message(NamedTuple):
-    """An event with the position that its upstream gave it."""
+class MirrorMessage(NamedTuple):
+    """An event with the position that its upstream gave it.
+
+    It keeps the bounds of events of relays: of the DID, collection, rkey, rev, CID and body each, so that no
+    message made of it is over 1,000,000 bytes. The body is JSON, in one line.
+    """
 
     position: int
     event: Event
+    drops: tuple[str, ...] = ()  # why fields were left out
 
 
 class Notice(NamedTuple):
     """What an upstream says of itself or of the stream: an error, or an info."""
 
     type: str  # `error` or `info`
-    name: str
+    name: str  # 200 characters at most, as the text
     text: str
 
 
-def parse(message: bytes) -> Message | Notice:
+def parse(message: bytes) -> MirrorMessage | Notice:
     """Read a message. Raises Dropped, for whatever is none of ours."""
     kind, quote, _ = message[len(_START) : len(_START) + _KIND_CHARS].partition(b'",')
     read = _READERS.get(kind) if quote and message.startswith(_START) else None
@@ -73,33 +82,17 @@ def parse_notice(message: bytes) -> Notice:
     value = parse_object(message)
     payload = value.get("payload")
     if value.get("$type") == "error":
-        return Notice("error", str(value.get("error")), str(value.get("message")))
-    if type(payload) is dict and str(payload.get("$type")).endswith("#info"):
-        return Notice("info", str(payload.get("name")), str(payload.get("message")))
+        return Notice("error", shortened(value.get("error")), shortened(value.get("message")))
+    if type(payload) is dict and type(kind := payload.get("$type")) is str and kind.endswith("#info"):
+        return Notice("info", shortened(payload.get("name")), shortened(payload.get("message")))
     raise Dropped("frame_type")
 
 
-def parse_object(message: bytes) -> dict[str, Any]:
-    """Read a message that is a JSON object. Raises Dropped."""
-    value = _parse_json(message)
-    if type(value) is not dict:
-        raise Dropped("message_form")
-    return value
-
-
-def _parse_json(text: bytes) -> Any:
-    """Read what is JSON. Raises Dropped."""
-    try:
-        return orjson.loads(text)
-    except ValueError as error:
-        raise Dropped("message_form") from error
-
-
-def _commit(message: bytes, at: int) -> Message:
+def _commit(message: bytes, at: int) -> MirrorMessage:
     if (found := _DELETE(message, at)) is not None:
         collection, did, rev, rkey, seq = found.groups()
         name = _require_names(did, collection, rkey, rev)
-        return Message(int(seq), Event(DELETE, did, name, rkey, rev, b"", b""))
+        return MirrorMessage(int(seq), Event(DELETE, did, name, rkey, rev, b"", b""))
     start, stop = _WRITE(message, at), message.rfind(b',"rev":"')
     end = _PATH_END(message, stop) if stop > 0 else None
     if start is None or end is None or start.end() > stop:
@@ -110,7 +103,8 @@ def _commit(message: bytes, at: int) -> Message:
     require_object(body)
     kind = CREATE if operation == b"create" else UPDATE
     name = _require_names(did, collection, rkey, rev)
-    return Message(int(seq), Event(kind, did, name, rkey, rev, cid, body))
+    event = _new(Event, (kind, did, name, rkey, rev, cid, body))
+    return _new(MirrorMessage, (int(seq), event, ()))
 
 
 def _require_names(did: bytes, collection: bytes, rkey: bytes, rev: bytes) -> bytes:
@@ -132,7 +126,7 @@ def require_path(collection: str, rkey: str, rev: str) -> bytes:
     return name
 
 
-def _identity(message: bytes, at: int) -> Message:
+def _identity(message: bytes, at: int) -> MirrorMessage:
     start, stop = _IDENTITY(message, at), message.rfind(b',"seq":')
     end = _SEQ_END(message, stop) if stop > 0 else None
     if start is None or end is None or start.end() > stop:
@@ -140,7 +134,7 @@ def _identity(message: bytes, at: int) -> Message:
     return _notice_event(IDENTITY, start[1], message[start.end() : stop], end[1])
 
 
-def _account(message: bytes, at: int) -> Message:
+def _account(message: bytes, at: int) -> MirrorMessage:
     begin, stop = at + len(_ACCOUNT), message.rfind(b',"did":"')
     end = _DID_END(message, stop) if stop > 0 else None
     if not message.startswith(_ACCOUNT, at) or end is None or begin > stop:
@@ -148,7 +142,7 @@ def _account(message: bytes, at: int) -> Message:
     return _notice_event(ACCOUNT, end[1], message[begin:stop], end[2])
 
 
-def _sync(message: bytes, at: int) -> Message:
+def _sync(message: bytes, at: int) -> MirrorMessage:
     start, stop = _SYNC(message, at), message.rfind(b',"time":"')
     end = _TIME_END(message, stop) if stop > 0 else None
     if start is None or end is None or start.end() > stop:
@@ -156,12 +150,16 @@ def _sync(message: bytes, at: int) -> Message:
     return _notice_event(SYNC, start[1], message[start.end() : stop], start[2])
 
 
-def _notice_event(kind: bytes, did: bytes, body: bytes, seq: bytes) -> Message:
-    """Return an event whose body is an object about its DID. Raises Dropped."""
+def _notice_event(kind: bytes, did: bytes, body: bytes, seq: bytes) -> MirrorMessage:
+    """Return an event whose body is an object about its DID, with fields that it may have. Raises Dropped."""
     require_did(did)
-    if require_object(body).get("did") != did.decode():
+    fields = require_object(body)
+    if fields.get("did") != did.decode() or not REQUIRED[kind] <= fields.keys():
         raise Dropped("malformed")
-    return Message(int(seq), Event(kind, did, b"", b"", b"", b"", body))
+    for name, value in fields.items():
+        if reason := problem_of(name, value):
+            raise Dropped(reason)
+    return MirrorMessage(int(seq), Event(kind, did, b"", b"", b"", b"", body))
 
 
 def require_did(did: bytes) -> None:
@@ -177,7 +175,7 @@ def require_object(body: bytes) -> dict[str, object]:
     """
     if len(body) > JSON_BYTES_MAX:
         raise Dropped("json_size")
-    value = _parse_json(body)
+    value = parse_json(body)
     if type(value) is not dict:
         raise Dropped("record_type")
     if b"\n" in body or b"\r" in body:
@@ -187,7 +185,7 @@ def require_object(body: bytes) -> dict[str, object]:
     return value
 
 
-_READERS: Final[dict[bytes, Callable[[bytes, int], Message]]] = {
+_READERS: Final[dict[bytes, Callable[[bytes, int], MirrorMessage]]] = {
     b"commit": _commit,
     b"identity": _identity,
     b"account": _account,

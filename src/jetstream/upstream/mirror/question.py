@@ -2,6 +2,8 @@
 
 The question is a HEAD of `/events` with a cursor of the future. The answer has the position of the next
 event. If the upstream is a mirror itself, it asks its own upstream first. Nothing is subscribed to.
+
+A redirect is not followed: the credentials are for this server.
 """
 
 from __future__ import annotations
@@ -46,11 +48,16 @@ def _ask(url: str, timeout_s: float) -> int | None:
     # Rarely needed, and some MB of memory.
     from http.client import HTTPException  # noqa: PLC0415
     from urllib.error import HTTPError  # noqa: PLC0415
-    from urllib.request import Request, urlopen  # noqa: PLC0415
+    from urllib.request import HTTPRedirectHandler, Request, build_opener  # noqa: PLC0415
+
+    class NoRedirects(HTTPRedirectHandler):
+        def redirect_request(self, *_: object) -> None:
+            """Let a redirect be an error."""
 
     asked, fields = question_of(url)
     try:
-        with urlopen(Request(asked, headers=fields, method="HEAD"), timeout=timeout_s) as response:  # noqa: S310
+        request = Request(asked, headers=fields, method="HEAD")  # noqa: S310
+        with build_opener(NoRedirects).open(request, timeout=timeout_s) as response:
             position = response.headers.get("Jetstream-Cursor", "")
     except HTTPError as error:
         error.close()

@@ -128,7 +128,7 @@ class MirrorSource(Reconnecting):
         self._logger.info("upstream: connected", url=self.url, cursor=cursor)
         self._note_begin()
         try:
-            await self._read(inbox, cursor or 0, offer_of(inbox.answer))
+            await self._read(inbox, cursor or 0, offer_of(inbox.answer, self._link.now_us()))
         finally:
             self._note_end()
             inbox.close()
@@ -185,7 +185,8 @@ class MirrorSource(Reconnecting):
                 f"{self.url} ends before {to_date(offer.begins)}, and the newest event here is of"
                 f" {to_date(tip)}: is it another stream? Nothing is taken up to there. {_NEW_LOG}",
             )
-        stream = OwnStream(tip, await newest_of(self._log), time.monotonic)
+        newest, bytes_max = await newest_of(self._log), self._limits.jetstream_message_bytes_max
+        stream = OwnStream(tip, newest, time.monotonic, bytes_max)
         while messages := await inbox.wait(self._limits.batch_frames_max):
             self._note_messages(len(messages))
             taken = stream.read(messages, self._link.now_us(), self._heard_at + self._limits.turn_s)
@@ -213,7 +214,8 @@ class MirrorSource(Reconnecting):
         before = self.seq
         if self._recent is None:
             self._recent = await recent_of(self._log)
-        stream = ForeignStream(before, self._recent, time.monotonic)
+        bytes_max = self._limits.jetstream_message_bytes_max
+        stream = ForeignStream(before, self._recent, time.monotonic, bytes_max)
         while messages := await inbox.wait(self._limits.batch_frames_max):
             self._note_messages(len(messages))
             taken = stream.read(messages, self._heard_at + self._limits.turn_s)
@@ -248,11 +250,16 @@ class MirrorSource(Reconnecting):
     def _count(self, taken: Taken) -> None:
         """Count what has come, and note whether any of it is of use."""
         self._metrics.count_frames(taken.types, taken.drops, 0)
-        if taken.events or taken.drops.keys() <= {"repeat"}:
+        if taken.problem:
+            event = (
+                "upstream: a message could not be read because of an error in this server: please report it"
+            )
+            self._logger.warning(event, url=self.url, problem=taken.problem)
+        if taken.events or "repeat" in taken.drops:
             self._attempts = 0
             self._none_taken_since = None
             self._conditions.end("frames_not_taken")
-        else:
+        elif taken.drops:  # infos and errors alone are neither of use nor wrong
             self._note_none_taken(", ".join(sorted(taken.drops)))
         if taken.events:
             self._resume_after = None

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from jetstream.limits import UpstreamLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, IDENTITY, SYNC, Event, Key
 from jetstream.upstream.drops import Dropped
 from jetstream.upstream.mirror.foreign import is_error, parse_foreign
-from jetstream.upstream.mirror.message import Message, Notice, parse, parse_notice
+from jetstream.upstream.mirror.message import MirrorMessage, Notice, parse, parse_notice
 from jetstream.upstream.mirror.recent import Recent
 from jetstream.upstreams import AHEAD_MAX_US
 
@@ -32,6 +33,7 @@ LOOKUPS_MAX: Final = 64
 _RESTART: Final = 10
 # Repositories of which an event in doubt was new, and which are remembered.
 _RETAKEN_MAX: Final = 10_000
+_PROBLEM_CHARS_MAX: Final = 200  # that are logged
 _INACTIVE: Final = b'"active":false'
 _TYPES: Final = {IDENTITY: "identity", ACCOUNT: "account", SYNC: "sync"}
 
@@ -53,7 +55,9 @@ class Taken:
     notices: list[Notice] = field(default_factory=list)
     # Keys that the log must be asked for, and the messages that wait for the answer. See `ForeignStream`.
     lookups: list[Key] = field(default_factory=list)
-    waiting: list[Message] = field(default_factory=list)
+    waiting: list[MirrorMessage] = field(default_factory=list)
+    # What went wrong with a message for which the parsers are not made; empty: nothing did.
+    problem: str = ""
     # Whether the log has another event at the position at which this stream begins.
     is_other: bool = False
 
@@ -75,15 +79,22 @@ class OwnStream:
     """The stream of one of our own Jetstreams, over one connection.
 
     `tip` is the position of the newest event that is stored, `newest` that event; None: it is not known, or
-    was erased. `clock` gives monotonic seconds.
+    was erased. `clock` gives monotonic seconds. A message over `bytes_max` is dropped.
     """
 
-    def __init__(self, tip: int, newest: Event | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        tip: int,
+        newest: Event | None,
+        clock: Callable[[], float],
+        bytes_max: int = UpstreamLimits().jetstream_message_bytes_max,
+    ) -> None:
         # The position of the newest event that was taken. Only rises.
         self.last = tip
         # What is stored at `last`; None after the first event.
         self._newest = newest
         self._clock = clock
+        self._bytes_max = bytes_max
 
     def read(self, messages: Sequence[bytes], now_us: int, until: float = float("inf")) -> Taken:
         """Read messages, in order; stop after the one at which the clock passes `until`. Raises nothing."""
@@ -95,9 +106,9 @@ class OwnStream:
         return taken
 
     def _read(self, message: bytes, highest: int, taken: Taken) -> None:
-        if (found := _event(message, parse, taken)) is None:
+        if (found := read_message(message, parse, self._bytes_max, taken)) is None:
             return
-        position, event = found
+        position, event, _ = found
         if self.last < position <= highest:
             taken.events.append(event)
             taken.times.append(position)
@@ -114,16 +125,23 @@ class ForeignStream:
     """The stream of any other Jetstream, over one connection.
 
     `cursor` is the highest number that is stored; None: nothing is. `recent` has the events that were stored
-    last, and gets those that are new. `clock` gives monotonic seconds.
+    last, and gets those that are new. `clock` gives monotonic seconds. A message over `bytes_max` is dropped.
     """
 
-    def __init__(self, cursor: int | None, recent: Recent, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        cursor: int | None,
+        recent: Recent,
+        clock: Callable[[], float],
+        bytes_max: int = UpstreamLimits().jetstream_message_bytes_max,
+    ) -> None:
         # What is stored is up to here. Falls when the numbers have begun again.
         self.cursor = cursor
         # The number with which the stream has begun; None before the first event.
         self.began: int | None = None
         self._recent = recent
         self._clock = clock
+        self._bytes_max = bytes_max
         # Events in doubt that were new; None: the numbers have not begun again, since one was known.
         self._unknown: int | None = 0
         # The DIDs of events in doubt that were new. If one has been deleted, its records were erased, and
@@ -145,7 +163,8 @@ class ForeignStream:
         return taken
 
     def _read(self, message: bytes, taken: Taken) -> None:
-        found = _event(message, parse_notice if is_error(message) else parse_foreign, taken)
+        parser = parse_notice if is_error(message) else parse_foreign
+        found = read_message(message, parser, self._bytes_max, taken)
         if found is None:
             return
         if self.began is None:
@@ -166,9 +185,9 @@ class ForeignStream:
                 taken.drop("repeat")
         taken.lookups, taken.waiting = [], []
 
-    def _is_new(self, message: Message, known: Collection[Key]) -> bool:
+    def _is_new(self, message: MirrorMessage, known: Collection[Key]) -> bool:
         """Tell whether an event is to be taken, and move the cursor."""
-        number, event = message
+        number, event, _ = message
         is_known = event.key in self._recent or event.key in known
         if self.cursor is None or number > self.cursor:
             self.cursor = number
@@ -185,17 +204,30 @@ class ForeignStream:
         return True
 
 
-def _event(message: bytes, parse: Callable[[bytes], Message | Notice], taken: Taken) -> Message | None:
-    """Read a message, and note what it is; return it if it is an event."""
+def read_message(
+    message: bytes, parser: Callable[[bytes], MirrorMessage | Notice], bytes_max: int, taken: Taken
+) -> MirrorMessage | None:
+    """Read a message, and note what it is; return it if it is an event.
+
+    Raises nothing: a parser that fails on what a peer has sent must not end the server, which would read the
+    same after each restart.
+    """
     try:
-        found = parse(message)
+        found: MirrorMessage | Notice | str = parser(message) if len(message) <= bytes_max else "frame_size"
     except Dropped as dropped:
-        taken.note("unknown")
-        taken.drop(dropped.reason)
-        return None
+        found = dropped.reason
+    except Exception as error:  # noqa: BLE001 - whatever a parser was not made for
+        found = "unforeseen"
+        taken.problem = f"{type(error).__name__}: {error}"[:_PROBLEM_CHARS_MAX]
+    if isinstance(found, MirrorMessage):
+        taken.note(_TYPES.get(found.event.kind, "commit"))
+        for reason in found.drops:
+            taken.drop(reason)
+        return found
     if isinstance(found, Notice):
         taken.note(found.type)
         taken.notices.append(found)
-        return None
-    taken.note(_TYPES.get(found.event.kind, "commit"))
-    return found
+    else:
+        taken.note("unknown")
+        taken.drop(found)
+    return None

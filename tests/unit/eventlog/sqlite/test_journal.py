@@ -312,6 +312,23 @@ async def test_what_the_journal_refuses_is_committed(directory: Path, batch_of: 
     assert await held(directory) == ([1, 2, 3], cursors(3))
 
 
+def test_what_was_written_in_part_is_overwritten_too(
+    directory: Path, batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry may have what is erased later."""
+    directory.mkdir(exist_ok=True)
+    journal = Journal(directory, 4096, 100)
+    entry = Entry(1, 9, Columns.of(batch_of(range(1, 10))), cursors(1), {})
+    write = os.pwrite
+    monkeypatch.setattr("os.pwrite", lambda file, data, at: write(file, data[: len(data) // 2], at))
+    assert not journal.append(entry, 0, 0)
+    monkeypatch.undo()
+    assert any((directory / FILE).read_bytes())
+    journal.wipe()
+    assert not any((directory / FILE).read_bytes())
+    journal.close()
+
+
 async def test_readers_find_what_memory_no_longer_has(directory: Path, batch_of: BatchOf) -> None:
     limits = replace(BY_HAND, hot_tail_events=2, batch_events=1)
     log = await opened(directory, limits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from jetstream.upstream.mirror.question import newest_of, question_of
@@ -35,3 +37,23 @@ def test_the_question_goes_to_the_events_of_the_same_server(
 
 async def test_a_server_that_is_not_there_does_not_answer() -> None:
     assert await newest_of(f"ws://127.0.0.1:1{SUBSCRIBE_EVENTS_PATH}", 5.0) is None
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed_and_no_other_server_gets_the_credentials(status: int) -> None:
+    heads: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        location = b"http://%b/elsewhere" % heads[0].split(b"Host: ")[1].split(b"\r\n")[0]
+        writer.write(
+            b"HTTP/1.1 %d x\r\nLocation: %b\r\nJetstream-Cursor: 7\r\nContent-Length: 0\r\n\r\n"
+            % (status, location)
+        )
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        assert await newest_of(f"ws://me:secret@127.0.0.1:{port}{SUBSCRIBE_EVENTS_PATH}", 5.0) is None
+    assert [head.split()[1].split(b"?")[0] for head in heads] == [b"/events"]

@@ -13,8 +13,9 @@ from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v2 import info
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, Event, Key
+from jetstream.upstream.mirror.message import MirrorMessage
 from jetstream.upstream.mirror.recent import Recent
-from jetstream.upstream.mirror.stream import LOOKUPS_MAX, ForeignStream, OwnStream, Taken
+from jetstream.upstream.mirror.stream import LOOKUPS_MAX, ForeignStream, OwnStream, Taken, read_message
 from jetstream.upstreams import AHEAD_MAX_US
 
 NOW = 1_725_516_666_000_000
@@ -103,6 +104,28 @@ def test_reading_stops_when_its_time_is_over_and_goes_on_with_the_next() -> None
     first = stream.read(all_, NOW, until=2.0)
     assert (first.times, first.frames) == ([1, 2], 2)
     assert stream.read(all_[first.frames :], NOW).times == [3]
+
+
+def test_a_message_that_is_too_long_is_dropped_unread_and_the_next_one_is_not() -> None:
+    long = b'{"a":[' + b"[]," * 500 + b"1]}"
+    run = [long, *messages(1), b'{"$type":"error","error":"a","message":"' + b"m" * 1_000 + b'"}']
+    ours = OwnStream(0, None, lambda: 0.0, 1_000).read(run, NOW)
+    other = ForeignStream(None, Recent(), lambda: 0.0, 1_000).read(run)
+    for taken in ours, other:
+        assert (dict(taken.drops), len(taken.events), taken.frames) == ({"frame_size": 2}, 1, 3)
+        assert taken.notices == []
+
+
+@pytest.mark.parametrize("error", [TypeError("a"), RecursionError(), KeyError("b" * 500), MemoryError()])
+def test_a_parser_that_fails_costs_its_message_and_nothing_else(error: Exception) -> None:
+    def parser(message: bytes) -> MirrorMessage:
+        raise error
+
+    taken = Taken()
+    assert read_message(b"{}", parser, 100, taken) is None
+    assert (dict(taken.drops), taken.frames, dict(taken.types)) == ({"unforeseen": 1}, 1, {"unknown": 1})
+    assert taken.problem.startswith(f"{type(error).__name__}: {error}"[:20])
+    assert len(taken.problem) <= 200
 
 
 # Any other
@@ -200,6 +223,16 @@ def test_the_deletion_of_an_account_whose_records_were_erased_is_taken_again() -
     log = Log(9, DELETED, event(5))
     log.read(messages(5) + messages(6, what=DELETED))
     assert log.stored == []
+
+
+def test_fields_that_were_left_out_are_counted_and_their_event_is_taken() -> None:
+    log = Log()
+    long = event(1)._replace(
+        kind=ACCOUNT, body=DELETED.body.replace(b"{", b'{"status":"' + b"a" * 65 + b'",')
+    )
+    [message] = messages(1, wire="v1", what=long)
+    taken = log.read([message])
+    assert (dict(taken.drops), log.stored) == ({"field_size": 1}, [DELETED])
 
 
 def test_notices_and_bad_messages_of_other_servers_are_counted() -> None:
