@@ -30,10 +30,10 @@ KICK_PATH: Final = "/subscribers/kick"
 _FILTER_CHARS_MAX: Final = 60
 # Seconds of lag below which a subscriber counts as live, and the column has a dash.
 _LIVE_LAG_S: Final = 1.0
-# Columns of a table that is written to a file or a pipe, where rich would take 80.
-_WIDTH: Final = 160
 # Seconds that are shown at most, whatever the server says: `timedelta` takes no more than 8.6e13.
 _DURATION_MAX_S: Final = 1e9
+# Columns of a table that is written to a file or a pipe, where rich would take 80.
+_WIDTH: Final = 160
 # Restrictions that are a number or a list, in the order in which they are shown.
 _LISTS: Final = ("collections", "excludeCollections", "kinds", "text")
 
@@ -183,6 +183,10 @@ def _cells(row: Row, now_s: float) -> list[str]:
 
 
 def _duration(seconds: float) -> timedelta:
+    """Return seconds as a time that prints as `1:02:03`; below 0 as 0.
+
+    They come from the server, whose clock may differ from ours.
+    """
     return timedelta(seconds=int(max(0.0, min(seconds, _DURATION_MAX_S))))
 
 
