@@ -9,32 +9,44 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, NamedTuple
 
-BEHIND_S: Final = 30.0  # a lag from which on the server is behind
+# Seconds of lag from which on the server is behind, and below which it has caught up. They are apart, so
+# that a lag that varies around one value does not make lines.
+BEHIND_S: Final = 30.0
 THERE_S: Final = 5.0  # a lag below which it has caught up
-EVERY_S: Final = 10.0  # between two lines
-STUCK_EVERY_S: Final = 60.0  # the same while the lag does not fall
-_LONGEST_S: Final = 30 * 86_400.0  # what takes longer counts as never
-_POINTS_MAX: Final = 7  # of a minute
+# Seconds between two lines while the lag falls.
+EVERY_S: Final = 10.0
+# The same while it does not fall, or not fast enough to tell an end.
+STUCK_EVERY_S: Final = 60.0
+# An estimate of more than these 30 days counts as never: the lag hardly falls.
+_LONGEST_S: Final = 30 * 86_400.0
+# Lines from which the rate is estimated: with `EVERY_S`, those of the last minute.
+_POINTS_MAX: Final = 7
 
 
 class Line(NamedTuple):
-    """A line of the log."""
+    """A line of the log: its text, and the fields beside it. The caller prints it."""
 
     event: str
     fields: dict[str, object]
 
 
 class CatchingUp:
-    """Follows the lag. Call `observe` every second or so."""
+    """Follows the lag. Call `observe` every second or so.
+
+    One line begins a phase of being behind, others follow while it lasts, and one ends it. Nothing is
+    said of a lag that never reaches `BEHIND_S`.
+    """
 
     def __init__(self) -> None:
         # When the server was found behind, in monotonic seconds; None while it is not.
         self._began: float | None = None
-        # When lines were written, with the lag then.
+        # When lines were written, in monotonic seconds, with the lag then. Emptied when the server has
+        # caught up.
         self._points: deque[tuple[float, float]] = deque(maxlen=_POINTS_MAX)
 
     def observe(self, now: float, lag_s: float) -> Line | None:
         """Take the lag of what has just arrived; return a line if one is due. `now` is monotonic seconds."""
+        # Two thresholds: above the first one a phase begins, below the second one it ends.
         if self._began is None:
             if lag_s < BEHIND_S:
                 return None
@@ -46,6 +58,10 @@ class CatchingUp:
         return self._progress(now, lag_s)
 
     def _progress(self, now: float, lag_s: float) -> Line | None:
+        """Return a line about how far the server is, if the last one is long enough ago.
+
+        The first line of a phase is always due. It has no estimate, because there is no earlier point.
+        """
         left_s = self._left_s(now, lag_s)
         if self._points and now - self._points[-1][0] < (STUCK_EVERY_S if left_s is None else EVERY_S):
             return None
@@ -58,7 +74,10 @@ class CatchingUp:
         return Line("catching up with upstream", {"behind": spoken(lag_s), "done_in": done_in})
 
     def _left_s(self, now: float, lag_s: float) -> float | None:
-        """Return in how many seconds the lag is 0 if it goes on falling as it does; None: never."""
+        """Return in how many seconds the lag is 0 if it goes on falling as it does; None: never.
+
+        The rate is the mean since the oldest point, so one late message does not change it much.
+        """
         if not self._points:
             return None
         at, lag_then_s = self._points[0]

@@ -20,12 +20,15 @@ from typing import Final
 # A larger difference is a step and no drift. NTP by itself steps a clock only within seconds of the right
 # time.
 STEP_US: Final = 60_000_000
+# CLOCK_MONOTONIC of Linux stops while the machine is suspended, and the offset would then jump on each
+# resume. Other systems do not have CLOCK_BOOTTIME.
 _ELAPSED: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+# A UUID that Linux makes at each boot (random(4)).
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 def unix_us() -> int:
-    """Return the time in unix microseconds."""
+    """Return the time in unix microseconds, as the wall clock has it. It may step at any moment."""
     return time.time_ns() // 1000
 
 
@@ -35,7 +38,11 @@ def elapsed_us() -> int:
 
 
 def boot_id(path: Path = _BOOT_ID) -> str:
-    """Return an identifier of this boot of the machine; `unknown` where the system has none."""
+    """Return an identifier of this boot of the machine; `unknown` where the system has none.
+
+    A log stores it beside the clock's offset: `elapsed` of another boot has another origin, and an
+    offset of it means nothing.
+    """
     try:
         return path.read_text().strip()
     except OSError:
@@ -61,28 +68,40 @@ class SteadyClock:
         # How far the wall clock is ahead of the returned time while a step is ignored, else 0. Set by each
         # call.
         self.ignored_us = 0
+        # From `--clock-settle`: how long a step ahead must last before it is followed.
         self._settle_us = settle_us
         self._wall = wall
         self._elapsed = elapsed
         self._trust(wall() - elapsed(), elapsed())
 
     def resume(self, offset_us: int) -> None:
-        """Trust the offset that an earlier process trusted last, in the same boot."""
+        """Trust the offset that an earlier process trusted last, in the same boot.
+
+        So a restart does not adopt a step ahead that has not lasted for `settle_us` yet. Called once,
+        when the log is open, before the first event is stamped.
+        """
         self._trust(offset_us, self._elapsed())
 
     def _trust(self, offset: int, elapsed: int) -> None:
+        """Trust an offset from now on, without a history of steps."""
         # The offset that has lasted, and the one that the last call used.
         self._trusted = self._used = offset
-        # The offset that was trusted before a step back, and until when the wall clock may return to it.
+        # The offset that was trusted before a step back, and until when, in microseconds of `elapsed`,
+        # the wall clock may return to it.
         self._former, self._former_until = offset, elapsed
         self._observe(offset, elapsed)
 
     def _observe(self, offset: int, elapsed: int) -> None:
+        """Begin to measure how long the offset has been at least this high."""
         # The lowest offset since a moment: once `settle_us` have passed, so much of a step has lasted.
         self._lowest, self._since = offset, elapsed
 
     def __call__(self) -> int:
-        """Return the time in unix microseconds."""
+        """Return the time in unix microseconds.
+
+        It falls with a step back of the wall clock: what must not fall is the stamp of events, which
+        `ingest.Stamper` keeps above the tip.
+        """
         elapsed = self._elapsed()
         offset = self._wall() - elapsed
         self._used = self._follow(offset, elapsed)
@@ -95,9 +114,12 @@ class SteadyClock:
             self._step_back(offset, elapsed)
             return offset
         limit = self._limit(elapsed)
+        # A step ahead begins: `_lowest` must not have a value from before it.
         if offset > limit and not self.ignored_us:
             self._observe(offset, elapsed)
         self._lowest = min(self._lowest, offset)
+        # For `settle_us` the offset was at least `_lowest`: that much of it has lasted. What is above it
+        # may be a second step, which is observed from now on.
         if elapsed - self._since >= self._settle_us:
             self._trusted = self._lowest
             self._observe(offset, elapsed)
@@ -105,6 +127,11 @@ class SteadyClock:
         return offset if offset <= limit else self._used
 
     def _step_back(self, offset: int, elapsed: int) -> None:
+        """Follow a lower offset at once, and remember the one before it if that was more than drift.
+
+        Without that, setting the wall clock right again would be a step ahead, and be ignored for
+        `settle_us`.
+        """
         if offset < self._trusted - STEP_US and elapsed >= self._former_until:
             self._former, self._former_until = self._trusted, elapsed + self._settle_us
         self._trusted = offset
@@ -144,4 +171,5 @@ def iso(time_us: int) -> str:
 
 
 def _seconds(us: int) -> str:
+    """Return microseconds as whole seconds for people, with commas: `86,400 s`."""
     return f"{us / 1e6:,.0f} s"

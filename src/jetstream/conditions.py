@@ -15,7 +15,9 @@ import structlog
 
 from jetstream.logging_setup import Throttled
 
-# What each condition means, for the log lines.
+# What each condition means, for the log lines: `degraded: …` when it begins, `recovered from: …` when it
+# ends. The names are the values of the label `condition` in `/metrics`, where all are present at all
+# times.
 CONDITIONS: Final = {
     "log_unwritable": "the log cannot be written",
     "disk_low": "the disk is nearly full",
@@ -69,7 +71,11 @@ HINTS: Final = {
 
 
 class Conditions:
-    """The conditions of one server."""
+    """The conditions of one server.
+
+    Each name is begun and ended by one part of the server only, so that none ends what another one has
+    found. Nothing is stored: after a restart each part finds out again.
+    """
 
     def __init__(self) -> None:
         # The conditions that hold now: a sentence for each, by `key` of its name in `CONDITIONS` and of the
@@ -88,7 +94,10 @@ class Conditions:
         return UpstreamConditions(self, upstream)
 
     def set(self, name: str, reason: str | None, upstream: str = "") -> None:
-        """Begin a condition, or end it if there is no reason for it."""
+        """Begin a condition, or end it if there is no reason for it.
+
+        For a part that looks again and again, and has the present reason or None each time.
+        """
         if reason is None:
             self.end(name, upstream)
         else:
@@ -118,9 +127,10 @@ class Conditions:
 
 
 class UpstreamConditions:
-    """The conditions of one upstream."""
+    """The conditions of one upstream, which are kept in `Conditions`: what it has in addition is a name."""
 
     def __init__(self, conditions: Conditions, upstream: str) -> None:
+        # Where all of them are kept, and the name under which those of this upstream are.
         self._conditions = conditions
         self._upstream = upstream
 
@@ -129,12 +139,15 @@ class UpstreamConditions:
         self._conditions.begin(name, reason, self._upstream)
 
     def end(self, name: str) -> None:
-        """End a condition of this upstream."""
+        """End a condition of this upstream. The same condition of another upstream goes on."""
         self._conditions.end(name, self._upstream)
 
 
 def key(name: str, upstream: str = "") -> str:
-    """Return the key of a condition in `Conditions.reasons`."""
+    """Return the key of a condition in `Conditions.reasons`: `name`, or `name upstream`.
+
+    Neither has a space in it: names of upstreams have letters, digits and `._:-` only.
+    """
     return f"{name} {upstream}" if upstream else name
 
 

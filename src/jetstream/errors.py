@@ -33,7 +33,11 @@ class JetstreamError(Exception):
 
 
 class SettingError(JetstreamError):
-    """A setting cannot be used: `name` is its flag or variable, `problem` says what is wrong."""
+    """A setting cannot be used: `name` is its flag or variable, `problem` says what is wrong.
+
+    `value` is quoted in the text, so one that may have a password is given without (`urls.shown`). The
+    command line ends with exit code 2.
+    """
 
     def __init__(self, name: str, value: object, problem: str) -> None:
         self.name = name
@@ -43,9 +47,14 @@ class SettingError(JetstreamError):
 
 
 class InvalidParameter(JetstreamError):
-    """A client's parameter cannot be used."""
+    """A client's parameter cannot be used.
 
-    VALUE_CHARS_MAX = 100  # of the value, in the text of the error: a client may send 1 MiB
+    `name` is the parameter as the client calls it. The text is sent to the client: it has nothing of the
+    server's own. A dialect makes a response or a close of it.
+    """
+
+    # Characters of the value in the text of the error: a client may send 1 MiB.
+    VALUE_CHARS_MAX = 100
 
     def __init__(self, name: str, value: str, problem: str) -> None:
         self.name = name
@@ -56,7 +65,10 @@ class InvalidParameter(JetstreamError):
 
 
 class DictionaryError(JetstreamError):
-    """The public zstd dictionary cannot be fetched, or not be stored."""
+    """The public zstd dictionary cannot be fetched, or not be stored.
+
+    A server goes on without it: clients that ask for it are refused until it can be fetched.
+    """
 
 
 class KeyCacheError(JetstreamError):
@@ -69,7 +81,7 @@ class KeyCacheError(JetstreamError):
 
 
 class KeyCacheFull(KeyCacheError):
-    """The disk has no room for what was to be written."""
+    """The disk has no room for what was to be written. What was stored before stays."""
 
 
 class KeyCacheReplaced(KeyCacheError):
@@ -77,7 +89,7 @@ class KeyCacheReplaced(KeyCacheError):
 
 
 class ExportError(JetstreamError):
-    """A PLC directory's export cannot be read."""
+    """A PLC directory's export cannot be read: it does not answer, or with something else."""
 
 
 class WorkerError(JetstreamError):
@@ -101,11 +113,11 @@ class LogError(JetstreamError):
 
 
 class LogLocked(LogError):
-    """Another process has this log open for writing."""
+    """Another process has this log open for writing. There is one writer at a time."""
 
 
 class LogCorrupt(LogError):
-    """The log's file does not hold what was written to it."""
+    """The log's file does not hold what was written to it: a checksum, or the structure, is wrong."""
 
 
 class LogFormat(LogCorrupt):
@@ -113,7 +125,10 @@ class LogFormat(LogCorrupt):
 
 
 class LogUnwritable(LogError):
-    """The log cannot be written now: the disk is full, read-only or failing."""
+    """The log cannot be written now: the disk is full, read-only or failing.
+
+    The writer holds what it has, and tries again (`ingest`). Reading goes on.
+    """
 
 
 class LogUnreachable(LogError):

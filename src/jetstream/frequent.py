@@ -17,16 +17,29 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Final
 
+# Values of the label `collection` at a time, beside `other`: each is a time series that Prometheus
+# keeps.
 LABELS_MAX: Final = 100
+# What events without a label are counted under. An NSID has at least two dots, so none is called that.
 OTHER: Final = "other"
-_KEPT_MAX: Final = 2_000  # collections that are told apart, in a second and of those that fade
-_PENDING_MAX: Final = 4_000  # events that are counted at once: 0.2 ms
-_WINDOW_S: Final = 10  # how many seconds the rates are of
-_CHOICE_S: Final = 60  # between two choices of labels
+# Collections that are told apart, in one second and again of those that fade. If there are more, half of
+# this are kept: the most frequent ones. It bounds the memory against accounts that make up collections.
+_KEPT_MAX: Final = 2_000
+# Events that are counted at once, which takes 0.2 ms. One `Counter.update` of many is far cheaper than
+# many of few.
+_PENDING_MAX: Final = 4_000
+# Whole seconds that rates are means of.
+_WINDOW_S: Final = 10
+# Seconds between two choices of labels.
+_CHOICE_S: Final = 60
 
 
 class FrequentCollections:
-    """Counts collections. Call `add` for each batch and `tick` every second, with monotonic seconds."""
+    """Counts collections. Call `add` for each batch and `tick` every second, with monotonic seconds.
+
+    All methods run on the event loop's thread. Names are bytes as they are in a batch, and text in what
+    is returned.
+    """
 
     def __init__(self, labels_max: int = LABELS_MAX) -> None:
         self._labels_max = labels_max
@@ -34,7 +47,8 @@ class FrequentCollections:
         self._pending: list[bytes] = []
         # When each of the last seconds began, with its counts. `tick` begins another one.
         self._seconds: deque[tuple[float, Counter[bytes]]] = deque(maxlen=_WINDOW_S + 1)
-        # Counts of which half is forgotten with each choice of labels.
+        # Counts of which half is forgotten with each choice of labels, so they tell what is frequent
+        # lately.
         self._recent: Counter[bytes] = Counter()
         # The count of each collection that has a label, since it has it; changed by `_choose`, too.
         self._labelled: dict[bytes, int] = {}
@@ -50,7 +64,7 @@ class FrequentCollections:
             self._count()
 
     def tick(self, now: float) -> None:
-        """Begin another second."""
+        """Begin another second. Every `_CHOICE_S` of them, choose labels again."""
         self._count()
         self._seconds.append((now, Counter()))
         self._choice_in -= 1
@@ -59,7 +73,12 @@ class FrequentCollections:
             self._choose()
 
     def rates(self, count_max: int) -> list[tuple[str, float]]:
-        """Return the most frequent collections of the last seconds, and how many events each had a second."""
+        """Return the most frequent collections of the last seconds, and how many events each had a second.
+
+        At most `count_max`, the most frequent first. Empty until one second is over: the present one
+        does not count.
+        """
+        # The last entry is the second in progress, whose beginning is the end of the others.
         if len(self._seconds) < 2:
             return []
         *whole, (end, _) = self._seconds
@@ -70,13 +89,19 @@ class FrequentCollections:
         return [(_text(name), count / seconds) for name, count in total.most_common(count_max)]
 
     def totals(self) -> dict[str, int]:
-        """Return the count of each label, and that of `other`."""
+        """Return the count of each label, and that of `other`.
+
+        Each only rises while its label exists. A label that is taken away and given again begins at 0,
+        which Prometheus reads as a reset of the counter.
+        """
         self._count()
         return {_text(name): count for name, count in self._labelled.items()} | {OTHER: self._other}
 
     def _count(self) -> None:
+        """Count the pending events in the present second, in the recent counts, and under a label."""
         counts = Counter(self._pending)
         self._pending = []
+        # Identity and account events have no collection. `Counter` does not mind a missing key.
         del counts[b""]
         if self._seconds:
             self._seconds[-1][1].update(counts)
@@ -87,6 +112,7 @@ class FrequentCollections:
             self._count_label(name, count)
 
     def _count_label(self, name: bytes, count: int) -> None:
+        """Count events under the label of their collection, under a free one, or under `other`."""
         if name in self._labelled:
             self._labelled[name] += count
         elif len(self._labelled) < self._labels_max:
@@ -95,7 +121,11 @@ class FrequentCollections:
             self._other += count
 
     def _choose(self) -> None:
-        """Take the labels of collections that are not frequent any more, and give them to others."""
+        """Take the labels of collections that are not frequent any more, and give them to others.
+
+        A collection keeps its label while it is among the first 2 * `labels_max`, and gets one only
+        among the first `labels_max`. The distance keeps labels from changing back and forth.
+        """
         ranked = _names(self._recent.most_common(2 * self._labels_max))
         near, frequent = set(ranked), ranked[: self._labels_max]
         self._labelled = {name: count for name, count in self._labelled.items() if name in near}
@@ -106,15 +136,20 @@ class FrequentCollections:
 
 
 def _names(ranked: Iterable[tuple[bytes, int]]) -> list[bytes]:
+    """Return the names of counts, in their order."""
     return [name for name, _ in ranked]
 
 
 def _text(name: bytes) -> str:
+    """Return a collection as the value of a label. The protocol allows ASCII only; other bytes become `�`."""
     return name.decode("ascii", "replace")
 
 
 def _shorten(counts: Counter[bytes]) -> None:
-    """Forget the rarest if there are too many."""
+    """Forget the rarest if there are too many.
+
+    Half of the room is free afterwards, so that the next few calls find nothing to do.
+    """
     if len(counts) > _KEPT_MAX:
         kept = counts.most_common(_KEPT_MAX // 2)
         counts.clear()

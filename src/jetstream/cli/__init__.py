@@ -1,7 +1,14 @@
 """The command line: one function for each command, which calls the module that does the work.
 
-Commands are imported when they run, so that `--help` is quick. The exit code is 2 for a wrong command line or
-setting, and 1 for what went wrong otherwise; either comes with one line on standard error.
+    main ─▶ cyclopts: which command, which flags ─▶ import of the command's module ─▶ its function
+
+Commands are imported when they run, so that `--help` is quick. The exit code is 2 for a wrong command
+line or setting, and 1 for what went wrong otherwise; either comes with one line on standard error. Some
+commands have more codes, which their help says. An error that this package does not raise on purpose has
+a traceback: it is a bug.
+
+Docstrings of commands, and of the classes of their flags, are the help pages. What only developers need
+is in comments.
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ from jetstream.errors import JetstreamError, SettingError
 from jetstream.runtime import run
 from jetstream.settings import Settings, settings, similar_variable, unused_variables
 
+# The name and the help of all commands below it. `version` answers `--version`.
 app = App(
     name="jetstream",
     help="The ATProto firehose as light, friendly JSON over WebSocket.",
@@ -35,6 +43,8 @@ app.command(
 app.command("jetstream.cli.doctor:doctor", help="Say what to change for `serve` with the same flags.")
 app.command("jetstream.cli.top:top", help="Show the figures of a server, live in the terminal.")
 app.command("jetstream.cli.tail:tail", help="Print the events of a Jetstream, one JSON object per line.")
+# With its help text here, the module of this command is not imported for the list of commands either.
+# That shows the first line.
 _DEMO_HELP = """Run a cluster on this machine: PostgreSQL, ingests, edges.
 
 There is a synchronous standby of the database, one ingest leads and the others stand by, and all edges have
@@ -50,6 +60,7 @@ app.command("jetstream.cli.verify:verify", help="Verify the commits of a recordi
 app.command(
     "jetstream.cli.bench:bench", help="Load a Jetstream with subscribers and measure what they receive."
 )
+# Groups of commands: `jetstream subscribers list`, and so on.
 subscribers = app.command(App(name="subscribers", help="See and disconnect the subscribers of a server."))
 subscribers.command("jetstream.cli.subscribers:list_", name="list", help="Show who is connected.")
 subscribers.command("jetstream.cli.subscribers:kick", help="Disconnect subscribers, and print how many.")
@@ -78,6 +89,7 @@ Exit codes: 0 all keys are there; 1 a failure, what was read is kept; 2 a wrong 
 130 interrupted before the end.
 """
 keys.command("jetstream.cli.keys:import_keys", name="import", help=_IMPORT_HELP)
+# What went wrong at runtime; a wrong command line or setting.
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
@@ -94,6 +106,8 @@ def serve(
     settings = settings or Settings()
     logging_setup.configure(settings.log_level, settings.log_format)
     _log_unused(go or GoFlags())
+    # From here on lines of the log are written as the settings say. What is wrong with the settings by
+    # themselves has been said before, by cyclopts.
     # Neither is needed by `--help` and the other commands.
     if settings.edges:
         from jetstream.supervisor import supervisor  # noqa: PLC0415
@@ -106,7 +120,11 @@ def serve(
 
 
 def _log_unused(go: GoFlags) -> None:
-    """Log what was given and has no effect."""
+    """Log what was given and has no effect.
+
+    Flags and variables of the Go server are one line each: they stay in a command line that is moved
+    here. An unknown variable is a warning, since it may be misspelled.
+    """
     import structlog  # noqa: PLC0415 - as in `serve`
 
     logger = structlog.get_logger(__name__)
@@ -122,21 +140,29 @@ def _log_unused(go: GoFlags) -> None:
 
 
 def _fail(code: int, text: str) -> NoReturn:
+    """Print one line, and end with a code. Line breaks in the text become spaces."""
     print(f"jetstream: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201 - what a command line says
     sys.exit(code)
 
 
 def _without_command(arguments: list[str]) -> str:
-    """Return a hint for a command line of the Go server, which has no commands: `jetstream --ws-url …`."""
+    """Return a hint for a command line of the Go server, which has no commands: `jetstream --ws-url …`.
+
+    Empty if its first argument is no flag of `serve`.
+    """
     first = arguments[0].partition("=")[0] if arguments else ""
     flags = {flag for each in settings() for flag in (each.flag, *each.other_flags)}
     return f" Did you mean `jetstream serve {first}`?" if first in flags else ""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command line, by default that of the process."""
+    """Run a command line, by default that of the process.
+
+    Returns after a command that went well; else raises SystemExit with the exit code.
+    """
     try:
         app(arguments, exit_on_error=False, print_error=False)
+    # The order matters: a SettingError is a JetstreamError as well.
     except CycloptsError as error:
         _fail(EXIT_USAGE, f"{error}{_without_command(sys.argv[1:] if arguments is None else arguments)}")
     except SettingError as error:

@@ -1,4 +1,9 @@
-"""Ask a running server: requests of JSON, with a token if it needs one."""
+"""Ask a running server: requests of JSON, with a token if it needs one.
+
+For `jetstream top` and `jetstream subscribers`. Whatever goes wrong with a request is a NoAnswer, whose
+text is one line for the operator, without secrets of a URL. Requests block: these commands do nothing
+meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +21,33 @@ import orjson
 from jetstream.errors import JetstreamError, SettingError
 from jetstream.urls import shown, without_secrets
 
+# A server with the default settings on this machine.
 DEFAULT_URL: Final = "http://localhost:6008"
+# Seconds for the connection and for each read.
 TIMEOUT_S: Final = 5.0
+# Bytes of a response that are read. A page of subscribers and a status are well below.
 BODY_BYTES_MAX: Final = 8 << 20
+# Bytes of an error's body, of which the first line is shown.
 _SENTENCE_BYTES_MAX: Final = 300
+# A URL to subscribe at may be given as it is: its host counts.
 _SCHEMES: Final = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
+# Hosts that are this machine.
 _LOCAL: Final = {"localhost", "127.0.0.1", "::1"}
 
 
 class NoAnswer(JetstreamError):
-    """A server has not answered with what it was asked for."""
+    """A server has not answered with what it was asked for.
+
+    It cannot be reached, refuses the request, or is something else than a server of ours.
+    """
 
 
 def address_of(text: str, path: str, flag: str = "URL") -> str:
-    """Return the URL of a path of a server. Raises SettingError."""
+    """Return the URL of a path of a server. Raises SettingError.
+
+    `text` is a host or a URL, whose own path, user and password are dropped. `flag` names it in the
+    error.
+    """
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         host = parts.hostname and f"{parts.netloc.rpartition('@')[2]}"
@@ -43,7 +61,11 @@ def address_of(text: str, path: str, flag: str = "URL") -> str:
 
 
 def read_token(file: Path | None) -> str | None:
-    """Return the first token of a file: a line with it, or with `name:token`. Raises SettingError."""
+    """Return the first token of a file: a line with it, or with `name:token`. Raises SettingError.
+
+    So a file of `--operator-tokens` can be used as it is. Empty lines and comments are skipped. None
+    without a file.
+    """
     if file is None:
         return None
     try:
@@ -59,7 +81,11 @@ def read_token(file: Path | None) -> str | None:
 
 
 def ask(address: str, token: str | None = None, body: Mapping[str, object] | None = None) -> Any:
-    """Get a path of a server, or post a body to it; return the JSON of its response. Raises NoAnswer."""
+    """Get a path of a server, or post a body to it; return the JSON of its response. Raises NoAnswer.
+
+    `address` is a URL of `address_of`. A token is sent as a bearer token (RFC 6750). With a `body`, the
+    request is a POST.
+    """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     data = None if body is None else orjson.dumps(body)
     request = Request(address, data, headers)  # noqa: S310 - http and https only, by `address_of`
@@ -69,6 +95,8 @@ def ask(address: str, token: str | None = None, body: Mapping[str, object] | Non
     except HTTPError as error:
         with error:
             text = error.read(_SENTENCE_BYTES_MAX).decode(errors="replace").partition("\n")[0]
+        # With these, a server of ours says in one sentence what is wrong. The page of another one is not
+        # shown.
         text = text if error.code in (400, 401, 403) else "is this a Jetstream server of ours?"
         raise NoAnswer(f"{address}: HTTP {error.code}: {text}{_hint(error.code)}") from error
     except orjson.JSONDecodeError as error:
@@ -78,6 +106,7 @@ def ask(address: str, token: str | None = None, body: Mapping[str, object] | Non
 
 
 def _hint(status: int) -> str:
+    """Return which flag gives a token, where one is missing or is not known."""
     return " (here: --token-file)" if status in (401, 403) else ""
 
 

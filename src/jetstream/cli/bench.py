@@ -1,4 +1,10 @@
-"""`jetstream bench`: put load on any Jetstream, check what arrives, and measure it."""
+"""`jetstream bench`: put load on any Jetstream, check what arrives, and measure it.
+
+    target, filters ─▶ Load: connect ─▶ warm up ─▶ measure ─▶ figures, findings ─▶ table, exit code
+
+What is here reads the flags, runs these steps and prints. The work is in `bench/`: one thread, with its
+own event loop over epoll, at a fraction of the server's cost.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +34,20 @@ from jetstream.bench.subscription import Readings
 from jetstream.bench.transport import TRANSPORTS
 from jetstream.errors import JetstreamError, SettingError
 
+# An upper bound against typing errors.
 SUBSCRIBERS_MAX: Final = 100_000
+# As a shell has it for a command that a signal has ended.
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 FILES_BESIDE: Final = 50  # files besides subscribers: epoll, standard streams, modules being imported
+# Seconds in which all subscribers must be accepted.
 CONNECT_TIMEOUT_S: Final = 120.0
+# Seconds and bytes for the server's own dictionary, which has 32 KiB.
 FETCH_TIMEOUT_S: Final = 10.0
 DICTIONARY_BYTES_MAX: Final = 1 << 20
+# Where each wire is served, if the URL has no path.
 _PATHS: Final = {"classic": "/subscribe", "v1": "/v1/subscribe"}
 
+# Checks of flags that several have.
 _Positive = Parameter(validator=Number(gt=0))
 _Count = Parameter(validator=Number(gte=0, lte=SUBSCRIBERS_MAX))
 
@@ -97,6 +109,7 @@ def bench(url: str = "ws://127.0.0.1:6008", /, options: Options | None = None) -
     options = options or Options()
     readings = Readings(transport=TRANSPORTS[options.transport])
     target = _target(url, readings.transport.path or _PATHS[options.wire])
+    # Event streams have one path for all wires, and no compression of messages.
     if readings.transport.path:
         target = replace(target, query=(("wire", options.wire),))
         if options.compress or options.zstd_dictionary is not None:
@@ -107,6 +120,7 @@ def bench(url: str = "ws://127.0.0.1:6008", /, options: Options | None = None) -
     elif options.zstd_dictionary is not None:
         readings.decompress = _decompressor(options.zstd_dictionary)
         target = replace(target, query=(("compress", "true"), ("wire", options.wire)))
+    # What can be wrong with the command line by itself is found before the first connection.
     parts = _parse_mix(options.filter_mix)
     if options.slow > options.subscribers:
         raise SettingError(
@@ -119,6 +133,8 @@ def bench(url: str = "ws://127.0.0.1:6008", /, options: Options | None = None) -
             _run(options, parts, load)
     finally:
         load.close()
+    # Findings come last, below the figures, where they are seen. They decide the exit code also after
+    # Ctrl-C.
     findings = load.readings.findings
     for example in findings.examples:
         _print(example)
@@ -133,6 +149,7 @@ def _interruptible(load: Load) -> Iterator[None]:
     """End the load at the first Ctrl-C; a second one ends the process."""
 
     def interrupt(number: int, _frame: object) -> None:
+        """Let the step that runs end early. The next signal has its default effect."""
         signal.signal(number, signal.SIG_DFL)
         load.interrupt()
 
@@ -144,15 +161,22 @@ def _interruptible(load: Load) -> Iterator[None]:
 
 
 def _run(options: Options, parts: list[mix.Part], load: Load) -> None:
-    """Connect, measure, and print the figures."""
+    """Connect, measure, and print the figures.
+
+    After an interruption it prints how far it came, and what was measured if anything was. Raises
+    SettingError for filters that cannot be made of the accounts that were seen.
+    """
+    # Two runs against one server differ only in what it sends.
     rng = Random(1)  # noqa: S311 - the same load every time
     meter = Meter(load, options.pid, _print)
     load.begin()
+    # Filters by DID need accounts that exist: listen for some first.
     if any(part.kind == "dids" for part in parts):
         load.run(options.learn)
     if load.interrupted:
         _print("interrupted before any subscriber was connected")
         return
+    # After `learn`, the reference connection has seen accounts to choose from.
     wanted = _filters(options, parts, load.truth.dids, rng)
     connections = subscribers(wanted, load.readings, rng, check=options.check, slow=options.slow)
     last_accepted_s = load.connect(connections, options.connect_rate, CONNECT_TIMEOUT_S)
@@ -176,6 +200,11 @@ def _print(line: str) -> None:
 
 
 def _target(url: str, path: str) -> Target:
+    """Return where to connect, with the address that a host name has now. Raises SettingError.
+
+    It is looked up once, so that thousands of connections do not ask the DNS. `path` is for a URL
+    without one.
+    """
     parts = urlsplit(url if "://" in url else f"ws://{url}")
     if parts.scheme != "ws":
         raise SettingError(
@@ -190,6 +219,7 @@ def _target(url: str, path: str) -> Target:
 
 
 def _decompressor(path: Path) -> Callable[[bytes], bytes]:
+    """Return what decompresses messages with the dictionary of a file. Raises SettingError."""
     try:
         return decompressor(path.read_bytes())
     except OSError as error:
@@ -199,7 +229,10 @@ def _decompressor(path: Path) -> Callable[[bytes], bytes]:
 
 
 def _own_dictionary(target: Target) -> tuple[int, Callable[[bytes], bytes]]:
-    """Return the ID of a server's own dictionary, and what decompresses a message."""
+    """Return the ID of a server's own dictionary, and what decompresses a message. Raises SettingError.
+
+    The ID is in bytes 4 to 8 of a dictionary, little-endian (RFC 8878, 5).
+    """
     url = f"http://{target.host}:{target.port}/zstd-dictionary"
     try:
         with urlopen(url, timeout=FETCH_TIMEOUT_S) as response:
@@ -210,6 +243,7 @@ def _own_dictionary(target: Target) -> tuple[int, Callable[[bytes], bytes]]:
 
 
 def _parse_mix(text: str) -> list[mix.Part]:
+    """Return the parts of `--filter-mix`. Raises SettingError."""
     try:
         return mix.parse(text)
     except ValueError as error:
@@ -217,6 +251,7 @@ def _parse_mix(text: str) -> list[mix.Part]:
 
 
 def _filters(options: Options, parts: list[mix.Part], known: list[str], rng: Random) -> list[mix.Wanted]:
+    """Return the filter of each subscriber. `known` are the accounts that were seen. Raises SettingError."""
     try:
         return mix.filters(parts, options.subscribers, known, rng)
     except ValueError as error:
@@ -224,6 +259,10 @@ def _filters(options: Options, parts: list[mix.Part], known: list[str], rng: Ran
 
 
 def _raise_file_limit(count: int) -> None:
+    """Allow a file for each subscriber, and `FILES_BESIDE` more.
+
+    Raises SettingError if the hard limit of the system is lower.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count + FILES_BESIDE
     if hard != resource.RLIM_INFINITY and hard < needed:

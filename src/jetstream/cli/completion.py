@@ -1,4 +1,8 @@
-"""Completion of commands and flags in a shell."""
+"""Completion of commands and flags in a shell.
+
+The command writes a script of cyclopts for bash, zsh or fish, and adds a line to the shell's startup
+file.
+"""
 
 from __future__ import annotations
 

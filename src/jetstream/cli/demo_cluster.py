@@ -48,6 +48,7 @@ def demo_cluster(
     restart
         Start a process that has ended again after 5 s, and promote the standby if it was the primary.
     """
+    # Before anything is started: the cluster cannot run without it.
     require_driver()
     # With the driver of PostgreSQL, which may be missing.
     from jetstream.cluster import demo, keeper  # noqa: PLC0415

@@ -1,4 +1,8 @@
-"""`jetstream dictionary`: get the public zstd dictionary for compressed messages."""
+"""`jetstream dictionary`: get the public zstd dictionary for compressed messages.
+
+A server fetches it by itself when a client asks for it. The command is for machines where that should be
+done beforehand, such as in the build of an image.
+"""
 
 from __future__ import annotations
 

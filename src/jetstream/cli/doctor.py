@@ -1,4 +1,10 @@
-"""`jetstream doctor`: what to change on this machine or in the settings before, or while, a server runs."""
+"""`jetstream doctor`: what to change on this machine or in the settings before, or while, a server runs.
+
+    settings ─▶ examine: one check after another ─▶ Finding ─▶ a line each, or one JSON array at the end
+
+Lines are printed as they are found: the check of an upstream may take ten seconds and more. Settings that
+cannot be used at all end the command as they end a server, with exit code 2 and no findings.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +31,10 @@ from jetstream.roles import reads_upstream
 from jetstream.settings import Address, Settings, refuse_file, similar_variable, unused_variables
 from jetstream.upstreams import Upstream, all_upstreams
 
+# Also for warnings, so that a script need not read the lines.
 EXIT_TO_CHANGE: Final = 1
-UPSTREAMS_MAX: Final = 50  # that are asked, of thousands that a file may have
+# Upstreams that are asked. A file may have thousands, and each takes some seconds.
+UPSTREAMS_MAX: Final = 50
 
 
 def doctor(
@@ -44,6 +52,7 @@ def doctor(
     refuse_file(settings.data_dir)
     if settings.database is None:
         refuse_file(settings.log_dir, "--log")
+    # With --json, nothing is printed before the end, so that the output is one array.
     findings = []
     for finding in examine(settings):
         findings.append(finding)
@@ -56,13 +65,19 @@ def doctor(
 
 
 def examine(settings: Settings, is_ours: Callable[[Address], bool] | None = None) -> Iterator[Finding]:
-    """Yield the finding of each check. Raises SettingError for upstreams that cannot be used."""
+    """Yield the finding of each check. Raises SettingError for upstreams that cannot be used.
+
+    `is_ours` tells whether a Jetstream answers at an address; by default it is asked over HTTP. Each
+    check runs when its finding is wanted, in the order of the lines.
+    """
     yield from check_variables(os.environ)
+    # An edge has no upstreams to look at; its clock is not compared with anybody's.
     upstreams: Sequence[Upstream] = ()
     if reads_upstream(settings.role):
         upstreams = all_upstreams(settings.upstream, settings.upstream_file)
         yield from _check_upstreams(upstreams)
     yield from _check_log(settings)
+    # A port in use is well if a Jetstream has it, which then says what it complains about.
     yield from machine.check_ports(settings, is_ours or is_jetstream)
     yield from check_running(settings.listen)
     yield machine.check_files(settings, len(upstreams))
@@ -73,7 +88,11 @@ def examine(settings: Settings, is_ours: Callable[[Address], bool] | None = None
 
 
 def _check_log(settings: Settings) -> Iterator[Finding]:
-    """Check the log, and of one that this server writes, the disk."""
+    """Check the log, and of one that this server writes, the disk.
+
+    An edge only reads, so neither space nor speed of its disk matter. With PostgreSQL, the disk is the
+    database's.
+    """
     writes = reads_upstream(settings.role)
     if settings.database is not None:
         yield check_database(settings.database, writes=writes)
@@ -85,6 +104,7 @@ def _check_log(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_upstreams(upstreams: Sequence[Upstream]) -> Iterator[Finding]:
+    """Look at the first `UPSTREAMS_MAX` upstreams, at several at a time, and judge each and the clock."""
     seen = asyncio.run(look_at(upstreams[:UPSTREAMS_MAX]))
     yield from map(judge, seen)
     if len(upstreams) > UPSTREAMS_MAX:
@@ -101,4 +121,5 @@ def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _print(line: str) -> None:
+    """Print a line at once, also into a pipe."""
     print(line, flush=True)  # noqa: T201 - the output of the command

@@ -1,4 +1,8 @@
-"""Flags of the Go server that have no meaning here: accepted, and named once in the log."""
+"""Flags of the Go server that have no meaning here: accepted, and named once in the log.
+
+So its command line can be used as it is (docs/coming-from-go.md). Flags of the Go server that have a
+meaning are other names of settings.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+# Any text is accepted, and none is parsed. Help pages do not show them.
 _Unused = Annotated[str | None, Parameter(show=False, negative=())]
 
 

@@ -1,4 +1,8 @@
-"""What `--help` shows of a flag: the spellings of the documentation, not the names of Python's types."""
+"""What `--help` shows of a flag: the spellings of the documentation, not the names of Python's types.
+
+cyclopts makes the pages. `PlainWords` is its formatter: it changes the entries, and has them written as
+ever.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ if TYPE_CHECKING:  # loaded for help pages only
     from cyclopts.help import HelpEntry, HelpPanel
     from rich.console import Console, ConsoleOptions
 
+# What cyclopts calls a value of each type, and what is shown instead.
 _METAVARS: Final = {"STR": "TEXT", "INT": "NUMBER", "FLOAT": "NUMBER", "PATH": "FILE"}
 
 
@@ -32,10 +37,15 @@ class PlainWords:
 
 
 def _reworded(entry: HelpEntry) -> HelpEntry:
+    """Return an entry of a help page with its metavar and its default as a user would type them."""
     return entry.copy(metavar=_metavar(entry.metavar), default=_default(entry.default))
 
 
 def _metavar(metavar: str | None) -> str | None:
+    """Return a metavar as the documentation has it; None for a flag without a value.
+
+    A setting's own metavar stays. Dots that mark a repeated flag are left out: its help says that.
+    """
     if metavar is None:
         return None
     word = metavar.removesuffix("...")

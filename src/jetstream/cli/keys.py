@@ -1,4 +1,10 @@
-"""`jetstream keys`: the signing keys of all accounts, from the export of a PLC directory."""
+"""`jetstream keys`: the signing keys of all accounts, from the export of a PLC directory.
+
+    export, page by page ─▶ ExportFollower ─▶ KeyCache: a database ─▶ a server that verifies
+
+What was read is stored with how far it was read, so an interrupted import goes on where it was. Only one
+process may import at a time (`export_lock`); servers read the keys meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +35,10 @@ from jetstream.runtime import run, stop_on_signals
 from jetstream.settings import PLC_URL, PLC_URL_VARIABLE, first_at_comma, parse_web_url
 from jetstream.urls import shown
 
+# What is said at the end of the export.
 _ALL: Final = "all signing keys are there"
-_LINE_S: Final = 0.25  # between two progress lines on a terminal
+# Seconds between two progress lines on a terminal.
+_LINE_S: Final = 0.25
 
 logger = structlog.get_logger(__name__)
 
@@ -56,6 +64,7 @@ def import_keys(
     """
     logging_setup.configure("info", "auto")
     _check_url(plc_url)
+    # Held until the end. Raises KeyCacheError if another process reads the export into this directory.
     with export_lock(data_dir):
         try:
             run(_import(data_dir, plc_url, follow))
@@ -65,7 +74,7 @@ def import_keys(
 
 
 def _check_url(url: str) -> None:
-    """Raise SettingError for what is no base URL."""
+    """Raise SettingError for what is no base URL, or has a query: a path is appended to it."""
     try:
         parse_web_url(url)
     except ValueError as error:
@@ -75,11 +84,18 @@ def _check_url(url: str) -> None:
 
 
 async def _import(data_dir: Path, url: str, follow: bool) -> None:
+    """Read the export to its end, and with `follow` until interrupted.
+
+    Raises what the import raises, and SystemExit with `EXIT_INTERRUPTED` if it was interrupted before
+    the end.
+    """
     fetcher = Fetcher(1)
     report = Report(sys.stderr.isatty())
     try:
         async with KeyCache(KeyStore(data_dir)) as cache:
             logger.info("importing signing keys", directory=shown(url), operations=cache.progress.operations)
+            # The import is a task of its own: a signal cancels it, and the cache is closed in good order
+            # after it.
             follower = ExportFollower(url, fetcher, cache, note=report.note)
             task = asyncio.create_task(_work(follower, follow, cache, report))
             stop_on_signals(partial(_cancel, task))
@@ -88,6 +104,7 @@ async def _import(data_dir: Path, url: str, follow: bool) -> None:
     finally:
         report.end()
         await fetcher.close()
+    # An interruption after the end of the export, while it is followed, is no failure.
     if not task.cancelled():
         task.result()
     elif not complete:
@@ -96,10 +113,12 @@ async def _import(data_dir: Path, url: str, follow: bool) -> None:
 
 
 def _cancel(task: asyncio.Task[None]) -> None:
+    """Cancel the import, at the first signal: `Task.cancel` without its result."""
     task.cancel()
 
 
 async def _work(follower: ExportFollower, follow: bool, cache: KeyCache, report: Report) -> None:
+    """Read to the end of the export, say how much there is, and follow it if that is wanted."""
     progress = await follower.read_to_end()
     report.end()
     size = f"{await cache.bytes_on_disk() / 1e6:,.1f} MB"
@@ -110,24 +129,33 @@ async def _work(follower: ExportFollower, follow: bool, cache: KeyCache, report:
 
 
 class Report:
-    """Says how far an import is: on a terminal in one line that is written again, else in the log."""
+    """Says how far an import is: on a terminal in one line that is written again, else in the log.
+
+    `terminal` tells whether standard error is one. `clock` gives monotonic seconds.
+    """
 
     def __init__(self, terminal: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        # Fixed. Lines of the log are rarer than those on a terminal.
         self._terminal = terminal
         self._clock = clock
         self._every_s = _LINE_S if terminal else ExportLimits().progress_s
-        self._said_at = clock()  # when the last line was written
-        self._began: tuple[float, int] | None = None  # time and operations of the first page
-        self._open = False  # whether a line on the terminal has no end yet
+        # When the last line was written, in seconds of the clock; at first, when the import began.
+        self._said_at = clock()
+        # Time and operations of the first page. What was there before this run does not count for the
+        # rate. None before.
+        self._began: tuple[float, int] | None = None
+        # Whether a line on the terminal has no end yet. Then a log line would be written behind it.
+        self._open = False
 
     def note(self, progress: Progress) -> None:
-        """Say it, unless it was said a moment ago."""
+        """Say it, unless it was said a moment ago. Called with each page of the export."""
         now = self._clock()
         if self._began is None:
             self._began = now, progress.operations
         if now - self._said_at < self._every_s:
             return
         self._said_at = now
+        # The mean of this run. Never divided by 0, should two pages come in the same moment.
         rate = round((progress.operations - self._began[1]) / max(now - self._began[0], 0.001))
         until = iso(progress.newest_us)
         if self._terminal:
@@ -139,7 +167,7 @@ class Report:
             logger.info("reading", operations=progress.operations, per_s=rate, up_to=until)
 
     def end(self) -> None:
-        """End a line on the terminal."""
+        """End a line on the terminal, before something else is written. Does nothing if there is none."""
         if self._open:
             sys.stderr.write("\n")
             self._open = False

@@ -1,4 +1,14 @@
-"""`jetstream log`: inspect, check, repair and export the event log."""
+"""`jetstream log`: inspect, check, repair and export the event log.
+
+    stats, check, cat             read a log; a server may be running
+    repair, rebase-time           change a log in SQLite; the server must be stopped
+    migrate, copy                 change a database
+
+A log is named as for a server, by `--log` or `--data-dir` and their variables, so that the same
+environment serves both. Modules of PostgreSQL are loaded for such a log only: without the driver,
+everything works that is about SQLite. A LogError, such as that of a log that another process writes,
+ends the command with exit code 1.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +42,13 @@ from jetstream.settings import refuse_file, unset_if_empty
 from jetstream.settings.log import LOG, log_directory
 from jetstream.settings.values import LogUrl
 
+# Of `check`. It has said what is damaged by then, so there is no line on standard error.
 EXIT_DAMAGED: Final = 1
+# Lines of `stats`. With `--json` all collections are shown.
 COLLECTIONS_SHOWN: Final = 20
 
+# Also of `jetstream keys` and `jetstream dictionary`. A file in place of the directory is refused here;
+# whether the directory exists is not asked.
 DataDir = Annotated[
     Path,
     Parameter(
@@ -47,19 +61,22 @@ DataDir = Annotated[
     ),
 ]
 LogPlace = Annotated[LogUrl | None, LOG]
+# That of `jetstream serve`.
 DEFAULT_DATA_DIR: Final = Path("./data")
 
 
 def _directory(log: LogUrl | None, data_dir: Path) -> Path:
-    """Return the directory of the log. Raises SettingError."""
+    """Return the directory of the log. Raises SettingError, with the flag that names it."""
     directory = log_directory(log, data_dir)
     refuse_file(directory, "--data-dir" if log is None else "--log")
     return directory
 
 
 def _contents(log: LogUrl | None, data_dir: Path) -> Contents:
+    """Count what a log holds: all events are read. Raises LogError, and SettingError without the driver."""
     if log is None or log.address is None:
         return contents(_directory(log, data_dir))
+    # The module after it imports asyncpg: without it, this error names the extra to install.
     require_driver()
     from jetstream.eventlog.postgresql import export  # noqa: PLC0415 - loads asyncpg
 
@@ -69,6 +86,10 @@ def _contents(log: LogUrl | None, data_dir: Path) -> Contents:
 def _selected(
     log: LogUrl | None, data_dir: Path, start: int, stop: int | None, wanted: Filter
 ) -> Iterator[tuple[Batch, Sequence[int]]]:
+    """Yield the wanted events of a log in `[start, stop)`, as batches with the indices of those in each.
+
+    Positions are unix microseconds; `stop` None: up to the tip. Raises as `_contents` does.
+    """
     if log is None or log.address is None:
         return selected(_directory(log, data_dir), start, stop, wanted)
     require_driver()
@@ -78,6 +99,10 @@ def _selected(
 
 
 def _checked(log: LogUrl | None, data_dir: Path) -> Findings | Checked:
+    """Return what a check of the whole log has found. Raises as `_contents` does.
+
+    In SQLite damaged parts can be removed afterwards, so its `Findings` say more.
+    """
     if log is None or log.address is None:
         return check_log(_directory(log, data_dir))
     require_driver()
@@ -101,7 +126,10 @@ def stats(
 
 
 def _as_json(held: Contents) -> dict[str, object]:
-    """Return what a log holds as the object of `--json`; all collections are in it."""
+    """Return what a log holds as the object of `--json`; all collections are in it.
+
+    Figures that are quotients are null in an empty log.
+    """
     events = sum(held.kinds.values())
     return {
         "events": events,
@@ -123,6 +151,11 @@ def _as_json(held: Contents) -> dict[str, object]:
 
 
 def _print_stats(held: Contents) -> None:
+    """Print what a log holds, one figure a line.
+
+    Its size comes first, then its ends and the cursors of upstreams, then events by kind and by
+    collection.
+    """
     events = sum(held.kinds.values())
     _print(f"events       {events:,}")
     _print(f"segments     {held.segments:,}")
@@ -155,6 +188,7 @@ def check(*, log: LogPlace = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None
         _print(f"damaged: {problem}")
     _print(f"{found.events:,} events in {found.segments:,} segments and the tail are undamaged")
     if found.problems:
+        # A database is not repaired: what PostgreSQL has lost is in its backups.
         in_file = "stop the server and run `jetstream log repair` to keep them"
         _print(in_file if isinstance(found, Findings) else "restore the database from a backup")
         sys.exit(EXIT_DAMAGED)
@@ -216,7 +250,10 @@ def copy(*, log: LogPlace = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
 
 def _address(log: LogUrl | None) -> str:
-    """Return the address of a database. Raises SettingError for a log in none, or without the driver."""
+    """Return the address of a database. Raises SettingError for a log in none, or without the driver.
+
+    For commands that need PostgreSQL: their modules may be imported after this.
+    """
     if log is None or log.address is None:
         raise SettingError("--log", "none" if log is None else str(log), "is not a postgresql:// address")
     require_driver()
@@ -254,12 +291,14 @@ def cat(
     wire: Annotated[Literal["classic", "v1", "v2"], Parameter(help="Wire format; v2 has syncs.")] = "v1",
 ) -> None:
     """Write events as JSON lines, in the v1 wire or another. A server may be running."""
+    # Ages count from one moment, so `--since -10m --until -5m` are five minutes.
     wanted = Filter.parse(collection or [], did or [])
     now_us = unix_us()
     start = 0 if since is None else parse_moment("--since", since, now_us)
     stop = None if until is None else parse_moment("--until", until, now_us)
     out = sys.stdout.buffer
     try:
+        # A wire that has no message for an event renders it empty, as v1 does with syncs.
         for batch, indices in _selected(log, data_dir, start, stop, wanted):
             out.writelines(message + b"\n" for message in RENDERERS[wire].render(batch, indices) if message)
         out.flush()
@@ -269,21 +308,30 @@ def cat(
 
 
 def _ratio(held: Contents) -> float:
-    """Return the bytes on disk over those of the same events as v1 JSON."""
+    """Return the bytes on disk over those of the same events as v1 JSON.
+
+    The log must not be empty. The JSON is not made: its length is that of the values, and of what is
+    around them.
+    """
     around = sum(count * _around(kind) for kind, count in held.kinds.items())
     return held.bytes_on_disk / (held.text_bytes + around)
 
 
 def _around(kind: bytes) -> int:
-    """Return how many bytes v1 JSON has around the values of an event."""
+    """Return how many bytes v1 JSON has around the values of an event.
+
+    It is measured on an event without values. All times have 16 digits, so any will do.
+    """
     return len(V1.render(Batch.of([Event(kind, *[b""] * 6)], [10**15]), [0])[0])
 
 
 def _moment(time_us: int | None) -> str:
+    """Return a position as it is, and as a date in UTC; `none` for one that is absent or 0."""
     if not time_us:
         return "none"
     return f"{time_us} ({datetime.fromtimestamp(time_us / 1e6, UTC).isoformat(timespec='milliseconds')})"
 
 
 def _print(text: str) -> None:
+    # Not flushed: the output of these commands ends with the command.
     print(text)  # noqa: T201 - the output of a command

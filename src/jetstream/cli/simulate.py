@@ -1,4 +1,12 @@
-"""`jetstream simulate` and `jetstream record`."""
+"""`jetstream simulate` and `jetstream record`: a network to try a server with, and recordings of a real one.
+
+    simulate            a world ─▶ Network: relays, PDSes, directory ─▶ frames, and what must come of them
+    simulate --replay   a recording ─▶ one relay
+    record              a relay ─▶ a recording, and the DID documents of its accounts
+
+The simulator needs an extra of the package. Without it, importing this module raises MissingExtra, whose
+text says what to install. docs/simulator.md has examples.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +43,19 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra("the simulator", "simulator", error.name) from error
 
-PDS_MAX: Final = 1000  # each listens on a port of its own
-PDS_SHOWN: Final = 10  # addresses in the log line
-STEP_US: Final = 2500  # of the clock of a repeatable world: 400 messages a second, whatever --rate is
+# PDSes at most: each listens on a port of its own.
+PDS_MAX: Final = 1000
+# Addresses of PDSes in the log line, at most; with more of them it has their number.
+PDS_SHOWN: Final = 10
+# Microseconds by which the clock of a repeatable world moves with each message: 400 messages a second of
+# its time, whatever --rate is. So the same seed makes the same bytes.
+STEP_US: Final = 2500
+# The default of --start; it is named in its help as well.
 _START: Final = "2026-01-01T00:00:00Z"
+# Arguments that have a meaning with --replay.
 _OF_A_REPLAY: Final = {"replay", "rate", "in_memory", "host", "port"}
-_FLAGS: Final = {"serve": "--no-serve", "fault": "--fault.…"}  # those that are not called as their arguments
+# Flags that are not called as their arguments, for messages.
+_FLAGS: Final = {"serve": "--no-serve", "fault": "--fault.…"}
 logger = structlog.get_logger(__name__)
 
 Flag = Parameter(negative=())
@@ -125,6 +140,8 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     fault
         Rate of each fault, from 0 to 1.
     """
+    # Taken first, while the arguments are the only local names. `_check_replay` compares it with the
+    # defaults.
     given = locals()
     logging_setup.configure("info", "auto")
     if replay is not None:
@@ -159,11 +176,14 @@ def simulate(  # noqa: PLR0913 - one argument a flag
             relays=_relays(relay, fault or Faults()),
             disjoint=losses == "disjoint",
         )
+        # DID documents name the URLs of the hosts, so ports are chosen before the world makes a
+        # document.
         network.set_urls([f"http://{host}:{bound}" for bound in network.ports(port)])
         tune_gc()  # a world is large and permanent
         if serve:
             run(_live(network, host, port, rate, events))
         else:
+            # Without a server nobody waits for a message: each is made at once.
             for _ in range(events or 0):
                 network.advance()
         if record is not None:
@@ -208,6 +228,11 @@ def record(
 
 
 async def _live(network: Network, host: str, port: int, rate: float, events: int | None) -> None:
+    """Serve a world until SIGINT or SIGTERM. Raises OSError for an address that cannot be listened on.
+
+    After `events` messages it is idle, and subscribers stay connected. An error in the world ends the
+    command.
+    """
     async with network.serving(host, port):
         _announce(
             {relay.name: relay.url for relay in network.relays},
@@ -229,6 +254,7 @@ async def _live(network: Network, host: str, port: int, rate: float, events: int
 
 
 async def _replay(path: Path, host: str, port: int, rate: float, *, in_memory: bool) -> None:
+    """Serve a recording until SIGINT or SIGTERM: its frames as they are, from the first one on."""
     async with server.serving(replay_app(path, rate, in_memory=in_memory), host, port) as bound:
         _announce(
             {"replay": f"http://{host}:{bound}"}, replay=str(path), rate=rate or "as fast as it is read"
@@ -250,6 +276,8 @@ def _announce(relays: dict[str, str], *, pds: dict[str, str] | None = None, **fi
 
 def _check_replay(given: Mapping[str, object]) -> None:
     """Raise SettingError for arguments of a world: a recording is served as it is."""
+    # What differs from its default was given. One that was given with the default's value has no effect
+    # either.
     parameters = signature(simulate).parameters
     changed = [name for name, value in given.items() if value != parameters[name].default]
     unused = [_FLAGS.get(name, "--" + name.replace("_", "-")) for name in changed if name not in _OF_A_REPLAY]
@@ -258,6 +286,10 @@ def _check_replay(given: Mapping[str, object]) -> None:
 
 
 def _relays(texts: list[str] | None, common: Faults) -> tuple[Relay, ...]:
+    """Return the relays of `--relay`, or one that loses nothing.
+
+    Each has the faults of `--fault` where it names none of its own. Raises SettingError.
+    """
     return tuple(parse_relay(text, common) for text in texts) if texts else (Relay(),)
 
 
@@ -267,6 +299,7 @@ def _stop_signal() -> asyncio.Future[None]:
     stopped: asyncio.Future[None] = loop.create_future()
 
     def stop() -> None:
+        """Set the result once: both signals may come."""
         if not stopped.done():
             stopped.set_result(None)
 
@@ -276,6 +309,7 @@ def _stop_signal() -> asyncio.Future[None]:
 
 
 def _microseconds(start: str) -> int:
+    """Return a time of ISO 8601 in unix microseconds; without a time zone it is UTC. Raises SettingError."""
     try:
         moment = datetime.fromisoformat(start)
     except ValueError as error:
@@ -284,12 +318,16 @@ def _microseconds(start: str) -> int:
 
 
 def _lines(files: ExitStack, path: Path | None) -> Sink | None:
-    """Open a file for lines, unbuffered, so that others can read them at once."""
+    """Open a file for lines, unbuffered, so that others can read them at once.
+
+    Returns what writes a line to it; None without a path. `files` closes it. Raises OSError.
+    """
     if path is None:
         return None
     file = files.enter_context(path.open("wb", buffering=0))
 
     def add(line: bytes) -> None:
+        """Write one line, whose end is added."""
         file.write(line + b"\n")
 
     return add

@@ -1,4 +1,9 @@
-"""`jetstream subscribers list` and `kick`: who is connected to a running server."""
+"""`jetstream subscribers list` and `kick`: who is connected to a running server.
+
+They ask `/subscribers.json` and `/subscribers/kick`, which are for operators: with a token, or without
+one from the same machine if the server has no --operator-tokens. A server of another version may know
+other fields: what is missing is a dash.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +23,23 @@ from rich.table import Table
 from jetstream.cli.ask import DEFAULT_URL, NoAnswer, address_of, ask, read_token
 from jetstream.errors import SettingError
 
+# Routes of `web/subscribers.py`; docs/api.md describes them.
 LIST_PATH: Final = "/subscribers.json"
 KICK_PATH: Final = "/subscribers/kick"
+# Of a filter in the table; what is longer ends with an ellipsis.
 _FILTER_CHARS_MAX: Final = 60
+# Seconds of lag below which a subscriber counts as live, and the column has a dash.
 _LIVE_LAG_S: Final = 1.0
-_DURATION_MAX_S: Final = 1e9  # that is shown, whatever the server says
-_WIDTH: Final = 160  # of a table that is no terminal's
+# Seconds that are shown at most, whatever the server says: `timedelta` takes no more than 8.6e13.
+_DURATION_MAX_S: Final = 1e9
+# Columns of a table that is written to a file or a pipe, where rich would take 80.
+_WIDTH: Final = 160
 # Restrictions that are a number or a list, in the order in which they are shown.
 _LISTS: Final = ("collections", "excludeCollections", "kinds", "text")
 
 Url = Annotated[str, Parameter(metavar="URL")]
 TokenFile = Annotated[Path | None, Parameter(metavar="FILE")]
+# One subscriber, as the server describes it.
 Row = Mapping[str, Any]
 
 
@@ -55,6 +66,7 @@ def list_(
             sys.stdout.buffer.write(orjson.dumps(row) + b"\n")
         sys.stdout.flush()
     else:
+        # Into a pipe nothing is cut off at the width of a terminal.
         console = Console()
         if not console.is_terminal:
             console.width = max(console.width, _WIDTH)
@@ -104,7 +116,11 @@ def _gone(answer: Any) -> str:
 
 
 def subscribers(address: str, token: str | None = None) -> Iterator[Row]:
-    """Yield the subscribers of a server, page by page. Raises NoAnswer."""
+    """Yield the subscribers of a server, page by page. Raises NoAnswer.
+
+    `address` is the URL of `LIST_PATH`. Subscribers that come meanwhile may be missing: a page begins
+    after the ID of the last one.
+    """
     after: int | None = 0
     while after is not None:
         page = ask(f"{address}?after={after}", token)
@@ -116,7 +132,10 @@ def subscribers(address: str, token: str | None = None) -> Iterator[Row]:
 
 
 def table(rows: list[Row], now_s: float) -> Table:
-    """Return a table of subscribers. A column in which nobody has anything is left out."""
+    """Return a table of subscribers. A column in which nobody has anything is left out.
+
+    `now_s` is unix seconds, for how long each is connected. Without subscribers all columns are there.
+    """
     head = (
         "id",
         "address",
@@ -131,6 +150,7 @@ def table(rows: list[Row], now_s: float) -> Table:
         "bytes",
     )
     cells = [_cells(row, now_s) for row in rows]
+    # By column, to find the empty ones; and back to rows.
     columns = [each for each in zip(head, *cells, strict=True) if not cells or {*each[1:]} != {"-"}]
     names, *rows_shown = zip(*columns, strict=True)
     made = Table(
@@ -142,6 +162,7 @@ def table(rows: list[Row], now_s: float) -> Table:
 
 
 def _cells(row: Row, now_s: float) -> list[str]:
+    """Return the cells of a row, in the order of the columns; `-` where there is nothing."""
     compression = row.get("compression", "none")
     transport = f"{row.get('transport')}" + ("" if compression == "none" else f" {compression}")
     since = _duration(now_s - row.get("connected_us", 0) / 1e6)
@@ -162,14 +183,22 @@ def _cells(row: Row, now_s: float) -> list[str]:
 
 
 def _duration(seconds: float) -> timedelta:
+    """Return seconds as a time that prints as `1:02:03`; below 0 as 0.
+
+    They come from the server, whose clock may differ from ours.
+    """
     return timedelta(seconds=int(max(0.0, min(seconds, _DURATION_MAX_S))))
 
 
 def summary(wanted: Mapping[str, Any]) -> str:
-    """Return a filter in a few words; all: there is none."""
+    """Return a filter in a few words; all: there is none.
+
+    Of DIDs only the number is shown, or the one if there is only one.
+    """
     parts = [f"{name}={','.join(wanted[name])}" for name in _LISTS if wanted.get(name)]
     for name in ("dids", "excludeDids"):
         number = wanted.get(name, {}).get("number", 0)
+        # With one account, its DID says more than the number.
         if number:
             some = wanted[name].get("some", [])
             parts.append(f"{name}={some[0]}" if number == 1 and some else f"{number} {name}")
@@ -182,6 +211,7 @@ def summary(wanted: Mapping[str, Any]) -> str:
 
 
 def _number(answer: Any, name: str) -> int:
+    """Return a count of an answer. Raises NoAnswer if it has none: something else has answered."""
     if not isinstance(answer, dict) or not isinstance(answer.get(name), int):
         raise NoAnswer(f"the server does not say how many were {name}")
     number: int = answer[name]

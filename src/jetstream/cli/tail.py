@@ -1,4 +1,10 @@
-"""`jetstream tail`: events on standard output, messages on standard error."""
+"""`jetstream tail`: events on standard output, messages on standard error.
+
+    subscribe of the client library ─▶ an event ─▶ one line, flushed at once
+
+Reconnecting and resuming is the library's work. What is here is the end: standard output may be a pipe
+whose reader goes away, or does not read for a while.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +29,9 @@ from jetstream.client.subscription import Subscription, subscribe
 from jetstream.clock import unix_us
 from jetstream.errors import InvalidParameter, JetstreamError, SettingError
 
+# As a shell has it for a command that a signal has ended.
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
+# Flags of parameters of the library that are called otherwise, for messages.
 _FLAGS: Final = {"url": "URL", "collections": "--collection", "dids": "--did"}
 
 
@@ -94,6 +102,7 @@ def tail(  # noqa: PLR0913 - each is a flag
         )
     except InvalidParameter as error:
         raise SettingError(_FLAGS.get(error.name, f"--{error.name}"), error.value, error.problem) from error
+    # The client library logs lost connections with the standard module.
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="jetstream tail: %(message)s")
     # Python's own handler would wait for a blocked write; `less` reads no more than one screen.
     signal.signal(signal.SIGINT, lambda *_: sys.exit(EXIT_INTERRUPTED))
@@ -110,7 +119,7 @@ def tail(  # noqa: PLR0913 - each is a flag
 
 
 def _start(since: str | None, cursor: int | None, clock: Callable[[], int] = unix_us) -> int | None:
-    """Return where to start; None: live. Raises SettingError."""
+    """Return where to start, in unix microseconds; None: live. Raises SettingError for two answers."""
     if since is None:
         return cursor
     if cursor is not None:
@@ -145,6 +154,7 @@ def _cancel_when_closed(out: BinaryIO) -> None:
     assert task is not None
 
     def cancel() -> None:
+        """Cancel once: the pipe stays closed, and would be reported again and again."""
         loop.remove_reader(fd)
         task.cancel()
 

@@ -1,4 +1,10 @@
-"""`jetstream top`: the figures of a server, live in the terminal."""
+"""`jetstream top`: the figures of a server, live in the terminal.
+
+    /status.json ─▶ fetch ─▶ view (`top_view`) ─▶ the terminal, again after each interval
+
+The server keeps rates and the history itself, so the first screen has all of them, and nothing is
+remembered from one look to the next.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +22,7 @@ from jetstream.cli.ask import DEFAULT_URL, NoAnswer, address_of, ask, read_token
 from jetstream.cli.top_view import Status, problem, view
 from jetstream.urls import shown
 
+# With --operator-tokens it needs a token.
 PATH: Final = "/status.json"
 
 
@@ -43,6 +50,7 @@ def top(
     address, token = address_of(url, PATH), read_token(token_file)
     console = Console()
     if once or not console.is_terminal:
+        # Here a server that does not answer ends the command with exit code 1; `watch` goes on asking.
         console.print(view(fetch(address, token), shown(url)))
         return
     watch(console, lambda: screen(address, shown(url), token), interval)
@@ -54,7 +62,10 @@ def watch(
     interval_s: float,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show what `look` returns again and again, until Ctrl-C."""
+    """Show what `look` returns again and again, until Ctrl-C. The screen of before comes back at the end.
+
+    `look` may take as long as `ask` does; `interval_s` seconds are waited after each.
+    """
     try:
         with Live(look(), console=console, screen=True, auto_refresh=False) as live:
             while True:
@@ -65,7 +76,7 @@ def watch(
 
 
 def screen(address: str, url: str, token: str | None = None) -> RenderableType:
-    """Return the screen of now, whether the server answers or not."""
+    """Return the screen of now, whether the server answers or not. `url` is what it is called there."""
     try:
         return view(fetch(address, token), url)
     except NoAnswer as error:
@@ -73,7 +84,7 @@ def screen(address: str, url: str, token: str | None = None) -> RenderableType:
 
 
 def fetch(address: str, token: str | None = None) -> Status:
-    """Return the status of a server. Raises NoAnswer."""
+    """Return the status of a server. Raises NoAnswer, also for JSON that is no object."""
     body = ask(address, token)
     if not isinstance(body, dict):
         raise NoAnswer(f"{address} does not answer with a status")

@@ -1,4 +1,11 @@
-"""`jetstream verify`: verify the messages of a recording, and show a table of verdicts."""
+"""`jetstream verify`: verify the messages of a recording, and show a table of verdicts.
+
+    recording ─▶ frames ─▶ envelopes ─▶ Verifier, with the keys of a file ─▶ verdicts ─▶ table
+
+The same verifier as in a server, without a network: keys are those that were recorded beside the frames.
+So the result of a recording is the same each time, but for revs that are ahead of the clock. Everything
+runs in one thread, frame by frame.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +32,16 @@ from jetstream.verify.chain import Judgement, latest_rev
 from jetstream.verify.verdict import REFUSALS, VERDICTS
 from jetstream.verify.verifier import Verifier
 
+# Also for messages that cannot be read.
 EXIT_REFUSED: Final = 1
-_UNSIGNED: Final = "not signed"  # what the table calls messages that have no signature
+# What the table calls messages that have no signature: identity and account messages, and `#info`.
+_UNSIGNED: Final = "not signed"
+# Microseconds around the time of a commit in which a key must have been valid, as in a server.
 _SLACK_US: Final = KeyLimits().history_slack_us
+# Of an example: fields come from the network, and may be long.
 _EXAMPLE_CHARS_MAX: Final = 300
-# The order of the table's lines.
+# All labels, in the order of the table's lines: verdicts first, then refusals by reason, then what was
+# dropped by reason.
 _LABELS: Final = (
     *(name for name in VERDICTS if name != "refused"),
     _UNSIGNED,
@@ -69,6 +81,7 @@ def verify(
     try:
         for message, judgement in _judged(frames, keys, full=mode == "full"):
             table.add(message, judgement)
+    # The table is shown also when the recording is damaged: it has what is before the damage.
     finally:
         table.show()
     if table.is_empty:
@@ -81,11 +94,15 @@ def verify(
 
 
 def _warn(text: str) -> None:
+    """Print a line on standard error, which is not part of the table."""
     print(f"jetstream: {text}", file=sys.stderr)  # noqa: T201 - beside the output of a command
 
 
 def _judged(frames: Path, keys: _Keys, *, full: bool) -> Iterator[tuple[Envelope, Judgement | None]]:
-    """Yield the messages of a recording in order, with what is said of those that are signed."""
+    """Yield the messages of a recording in order, with what is said of those that are signed.
+
+    None for others, and for those that were dropped before. Raises RecordingError at the first damage.
+    """
     verifier = Verifier(keys.find, full=full)
     latest = latest_rev(unix_us())
     for frame in recording.read(frames):
@@ -94,6 +111,10 @@ def _judged(frames: Path, keys: _Keys, *, full: bool) -> Iterator[tuple[Envelope
 
 
 def _judge(verifier: Verifier, message: Envelope, latest: str) -> Judgement | None:
+    """Return the judgement of a commit or a sync; None for other messages.
+
+    As in a server, a deleted account is forgotten: it may begin again with any rev.
+    """
     fields = message.fields
     if message.type == "commit":
         return verifier.verify_commit(fields, latest)
@@ -108,6 +129,7 @@ class _Keys:
     """The keys of the accounts, by what a file says of them."""
 
     def __init__(self, found: Mapping[str, object]) -> None:
+        # By DID: a DID document, or a PLC audit log, as JSON values.
         self._found = found
         # The history of each account, and each key, once they are asked for.
         self._history = cache(self._read)
@@ -115,13 +137,22 @@ class _Keys:
 
     def find(self, did: str, rev: str) -> Sequence[PublicKey]:
         """Return the keys that may have signed a commit; none if they are not known."""
+        # Which key is valid depends on when the commit was made, which its rev says
+        # (https://atproto.com/specs/tid).
         history, time_us = self._history(did), tid_us(rev)
         keys = history.keys_at(time_us, _SLACK_US) if history.is_whole_at(time_us, _SLACK_US) else []
         return [self._public_key(key) for key in keys]
 
     def _read(self, did: str) -> History:
+        """Return the keys of an account with their times, or the one key of its DID document.
+
+        A DID that the file does not have, or whose entry cannot be read, has no history: its messages
+        are unverified.
+        """
         found = self._found.get(did)
         try:
+            # A list is an audit log, with all keys of the account; an object is a document, with the
+            # present one.
             if isinstance(found, list):
                 return parse_history(did, found)
             return only_key(document_key(did, found))
@@ -147,7 +178,7 @@ class _Table:
     """How many messages have which verdict, and an example of each."""
 
     def __init__(self) -> None:
-        # Messages by label, and the first one of each. Change with every message.
+        # Messages by label, and the first one of each as text. Both change with every message.
         self._counts: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
 
@@ -162,7 +193,7 @@ class _Table:
         return any(label.startswith(("refused", "dropped")) for label in self._counts)
 
     def add(self, message: Envelope, judgement: Judgement | None) -> None:
-        """Count a message."""
+        """Count a message, and keep it as an example if it is the first one with its label."""
         label = _label(message, judgement)
         self._counts[label] += 1
         if label not in self._examples:
@@ -180,6 +211,7 @@ class _Table:
 
 
 def _label(message: Envelope, judgement: Judgement | None) -> str:
+    """Return what a message is counted under: its verdict, why it was dropped, or that it is not signed."""
     if judgement is not None:
         return judgement.verdict.label
     return f"dropped: {message.drop}" if message.drop else _UNSIGNED

@@ -1,4 +1,10 @@
-"""What answers at an upstream: a firehose or something else, and what its clock says. Judging it is pure."""
+"""What answers at an upstream: a firehose or something else, and what its clock says. Judging it is pure.
+
+    probe: connect, read a message, ask over HTTP ─▶ Seen ─▶ judge, judge_clock ─▶ Finding
+
+A `Seen` has what was observed and no opinion. So each kind of mistake that operators make has a test
+without a network: a web page, a Jetstream in place of a relay, a PDS that no relay crawls.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +44,12 @@ Answer = Literal[
     "connect",
 ]
 
-CLOCK_WARN_S: Final = 5.0  # `Date` has whole seconds
-CLOCK_FAIL_S: Final = 60.0  # beyond it a step of the clock, as `clock.STEP_US` has it
+# Seconds of difference from which on the clock is a warning. The field `Date` has whole seconds, and a
+# response takes a while.
+CLOCK_WARN_S: Final = 5.0
+# Seconds from which on it is a failure: `clock.STEP_US` counts such a difference as a step of the clock.
+CLOCK_FAIL_S: Final = 60.0
+# Ends of hints, of which several answers have one.
 SIMULATE: Final = "without a network, run `jetstream simulate` and set --upstream ws://127.0.0.1:7777"
 _RELAY: Final = "--upstream takes a relay or a PDS, such as wss://bsky.network"
 
@@ -47,20 +57,32 @@ _RELAY: Final = "--upstream takes a relay or a PDS, such as wss://bsky.network"
 class Seen(NamedTuple):
     """What one upstream has answered."""
 
+    # As in `Upstream`: what the log calls it, and where it is.
     name: str
     url: str
+    # What the connection came to, in one word; see `Answer`.
     answer: Answer
-    detail: str = ""  # the text of an error, or the reason of a close
+    # The text of an error, or the reason of a close. It comes from a library or from the peer: it is
+    # shown without what is secret in its URLs.
+    detail: str = ""
     status: int | None = None  # of an HTTP response that is no WebSocket handshake
     is_page: bool = False  # that response is HTML
-    after_s: float = 0.0  # from the connection to the first message; how long was waited if there was none
+    # Seconds from the connection to the first message, or for which was waited if there was none.
+    after_s: float = 0.0
+    # It has answered `com.atproto.server.describeServer` as a PDS does.
     is_pds: bool = False
-    is_mirrored: bool = False  # it is to be a Jetstream
+    # The setting says that it is a Jetstream: `jetstream+` is before its URL.
+    is_mirrored: bool = False
     is_crawled: bool | None = None  # by the public relay, if it is a PDS; None: not known
-    date_offset_s: float | None = None  # its clock, by the field `Date`, less ours
-    time_offset_s: float | None = None  # the time of the first message less our clock
+    # Seconds by which its clock is ahead of ours, by the field `Date` of a response; None: there was
+    # none.
+    date_offset_s: float | None = None
+    # Seconds by which the time of its first message is ahead of our clock. It is below 0 if messages are
+    # late, too.
+    time_offset_s: float | None = None
 
 
+# Answers of what cannot be read, whatever it is: what to say, and what to do.
 _NO_ANSWER: Final[dict[Answer, tuple[str, str]]] = {
     "name": (
         "cannot be reached: the host has no address",
@@ -83,7 +105,11 @@ _NO_ANSWER: Final[dict[Answer, tuple[str, str]]] = {
 
 
 def judge(seen: Seen) -> Finding:
-    """Say what an upstream is, and what to do if it is of no use."""
+    """Say what an upstream is, and what to do if it is of no use.
+
+    A PDS that is no relay is well: an operator of one may want its accounts only. An upstream that is
+    silent is a warning, since a relay is never silent for seconds.
+    """
     if seen.is_mirrored and seen.answer in {"jetstream", "silent", "frame", "unreadable"}:
         return _mirrored(seen)
     if seen.answer == "status":
@@ -105,7 +131,7 @@ def judge(seen: Seen) -> Finding:
 
 
 def _mirrored(seen: Seen) -> Finding:
-    """Judge what is to be a Jetstream, and accepts connections."""
+    """Judge what is to be a Jetstream, and accepts connections. A silent one is well."""
     if seen.answer == "jetstream":
         return _finding(seen, "ok", "is a Jetstream, whose events are taken")
     if seen.answer == "silent":
@@ -115,6 +141,10 @@ def _mirrored(seen: Seen) -> Finding:
 
 
 def _no_socket(seen: Seen) -> Finding:
+    """Judge what answers with an HTTP response instead of a WebSocket.
+
+    The hint is the same that a server logs for this status.
+    """
     if seen.is_page:
         return _finding(seen, "fail", f"is a web page (HTTP {seen.status}), not a firehose", _RELAY)
     hint = response_fields(seen.status).get("hint")
@@ -123,7 +153,7 @@ def _no_socket(seen: Seen) -> Finding:
 
 
 def _pds(seen: Seen) -> Finding:
-    """Judge the firehose of a PDS."""
+    """Judge the firehose of a PDS. One that no relay crawls is a warning: others do not see its accounts."""
     came = f"sent nothing in {seen.after_s:.0f} s" if seen.answer == "silent" else "sends its firehose"
     text = f"is a PDS: it has the events of its own accounts only; it {came}"
     if seen.is_crawled is False:
@@ -138,12 +168,17 @@ def _pds(seen: Seen) -> Finding:
 
 
 def _finding(seen: Seen, level: Level, text: str, hint: str = "") -> Finding:
+    """Return a finding about an upstream, which names it, and its URL without secrets."""
     name = "" if seen.name == origin(seen.url) else f"{seen.name} "
     return Finding("upstream", level, f"{name}{shown(seen.url)} {text}", hint)
 
 
 def judge_clock(all_seen: Sequence[Seen]) -> Finding:
-    """Compare the clock with those of the upstreams: by their `Date`, else by the times of messages."""
+    """Compare the clock with those of the upstreams: by their `Date`, else by the times of messages.
+
+    Of several, the median counts, so one upstream with a wrong clock changes little. Times of messages
+    can only show that our clock is behind: a message may be late for other reasons.
+    """
     dates = [each.date_offset_s for each in all_seen if each.date_offset_s is not None]
     times = [each.time_offset_s for each in all_seen if each.time_offset_s is not None]
     if not dates and not times:

@@ -26,6 +26,8 @@ from jetstream.upstreams import parse_count
 class AccessSettings:
     """Part of `Settings`."""
 
+    # None is `none` in all five limits per address: there is none. An address is an IPv4 address or the
+    # /64 of an IPv6 address. `web/address_limits.py` counts them.
     address_connections: Annotated[
         int | None,
         setting(
@@ -36,6 +38,7 @@ class AccessSettings:
             metavar="NUMBER",
         ),
     ] = 100
+    # A second. `WebLimits.address_burst_s` seconds of each rate may come at once.
     address_connection_rate: Annotated[
         float | None,
         setting(
@@ -46,6 +49,7 @@ class AccessSettings:
             metavar="NUMBER",
         ),
     ] = 10.0
+    # A replay is a subscription that reads past events, until it has reached the newest one.
     address_replays: Annotated[
         int | None,
         setting(
@@ -56,6 +60,7 @@ class AccessSettings:
             metavar="NUMBER",
         ),
     ] = 20
+    # A second. Clients that come back after an interruption count, too.
     address_replay_rate: Annotated[
         float | None,
         setting(
@@ -66,6 +71,8 @@ class AccessSettings:
             metavar="NUMBER",
         ),
     ] = 1.0
+    # Bytes a second, before compression. A replay above it pauses, and is not closed; live events do not
+    # count.
     address_replay_bytes: Annotated[
         int | None,
         setting(
@@ -76,6 +83,8 @@ class AccessSettings:
             metavar="SIZE",
         ),
     ] = 16 << 20
+    # Private networks by default: a server behind a proxy, or for its own network, is not limited by
+    # surprise.
     address_exempt: Annotated[
         tuple[Network, ...],
         setting(
@@ -88,6 +97,8 @@ class AccessSettings:
             metavar="NETWORKS",
         ),
     ] = PRIVATE
+    # Nobody by default, since any client can send these fields. They are `Forwarded` (RFC 7239) and
+    # `X-Forwarded-…`.
     trusted_proxies: Annotated[
         tuple[Network, ...],
         setting(
@@ -100,6 +111,8 @@ class AccessSettings:
             metavar="NETWORKS",
         ),
     ] = ()
+    # A connection of a trusted proxy without a head is closed. Without `trusted_proxies` it has no
+    # effect, which `jetstream doctor` says.
     proxy_protocol: Annotated[
         bool,
         setting(
@@ -108,6 +121,8 @@ class AccessSettings:
             show_default=False,
         ),
     ] = False
+    # None: the server speaks no TLS. Both files are looked at every second, and read again when they
+    # change.
     tls_cert: Annotated[
         Path | None,
         setting(
@@ -116,10 +131,12 @@ class AccessSettings:
             metavar="FILE",
         ),
     ] = None
+    # It may have no password: nobody could type it at a restart.
     tls_key: Annotated[
         Path | None,
         setting("TLS_KEY", "Key of the certificate in PEM; none: it is in the same file.", metavar="FILE"),
     ] = None
+    # None: everybody may subscribe. The file is read again at SIGHUP only.
     subscriber_tokens: Annotated[
         Path | None,
         setting(
@@ -128,6 +145,8 @@ class AccessSettings:
             metavar="FILE",
         ),
     ] = None
+    # None: figures are open to all, and subscribers are listed for programs of this machine only. These
+    # tokens are also good for subscriptions.
     operator_tokens: Annotated[
         Path | None,
         setting(

@@ -12,7 +12,8 @@ from jetstream.settings.values import PLC_URL, parse_plc_urls, parse_rate, parse
 from jetstream.upstreams import FIREHOSE_PATH, Upstream, parse_seqs, parse_upstreams
 from jetstream.verify_modes import Mode
 
-# Fields without effect where a Jetstream is read, which has examined what it sends.
+# Fields without effect where a Jetstream is read. It has examined what it sends, and its events have no
+# proofs any more: nothing could be verified.
 NOT_FOR_MIRRORS: Final = frozenset(
     {"verify", "verify_workers", "unresolved", "unproven", "plc_url", "plc_rate", "follow_plc"}
 )
@@ -22,6 +23,8 @@ NOT_FOR_MIRRORS: Final = frozenset(
 class UpstreamSettings:
     """Part of `Settings`."""
 
+    # Text only by default, which is parsed where it is used; as given it is parsed at once. Several are
+    # in the order of preference (docs/settings.md, Several upstreams).
     upstream: Annotated[
         str | tuple[Upstream, ...],
         several(
@@ -33,6 +36,7 @@ class UpstreamSettings:
             metavar="URL",
         ),
     ] = f"wss://bsky.network{FIREHOSE_PATH}"
+    # None: there are no others. It may name thousands of PDSes, and change while the server runs.
     upstream_file: Annotated[
         Path | None,
         setting(
@@ -41,6 +45,8 @@ class UpstreamSettings:
             metavar="FILE",
         ),
     ] = None
+    # For one upstream its seq, for several pairs of name and seq. None: after the cursor in the log, or
+    # live. It holds for the start only: a reconnection resumes after what was read.
     upstream_cursor: Annotated[
         int | tuple[tuple[str, int], ...] | None,
         several(
@@ -52,6 +58,8 @@ class UpstreamSettings:
             metavar="SEQ",
         ),
     ] = None
+    # Each includes the one before it. From `signature` on, signing keys are needed, and `admission` is
+    # loaded.
     verify: Annotated[
         Mode,
         setting(
@@ -60,6 +68,7 @@ class UpstreamSettings:
             " full: also that nothing was left out.",
         ),
     ] = "cid"
+    # At most 64. They pay off with signatures, where one core is not enough for all messages.
     verify_workers: Annotated[
         int,
         setting(
@@ -69,14 +78,18 @@ class UpstreamSettings:
             metavar="NUMBER",
         ),
     ] = 0
+    # `drop` loses commits whenever no directory answers; `pass` lets unverified ones through meanwhile.
     unresolved: Annotated[
         Literal["pass", "drop"],
         setting("UNRESOLVED", "What becomes of a commit whose key is not known after 10 s."),
     ] = "pass"
+    # With `verify` full. It holds for what old hosts send: signed, and without a proof of its
+    # operations.
     unproven: Annotated[
         Literal["pass", "drop"],
         setting("UNPROVEN", "What becomes of a signed commit that does not prove its operations."),
     ] = "pass"
+    # In the order in which they are asked until one answers. At most 8.
     plc_url: Annotated[
         tuple[str, ...],
         several(
@@ -87,6 +100,7 @@ class UpstreamSettings:
             metavar="URL",
         ),
     ] = (PLC_URL,)
+    # A second, above 0. It keeps a flood of unknown accounts from becoming a flood of requests.
     plc_rate: Annotated[
         float,
         setting(
@@ -97,6 +111,8 @@ class UpstreamSettings:
             metavar="NUMBER",
         ),
     ] = 100.0
+    # Off by default: the export has tens of millions of accounts, and takes gigabytes of disk
+    # (docs/keys.md).
     follow_plc: Annotated[
         bool,
         setting(
@@ -106,6 +122,9 @@ class UpstreamSettings:
 
     @property
     def mirrored(self) -> Upstream | None:
-        """The Jetstream whose events are taken; None: relays and PDSes are read."""
+        """The Jetstream whose events are taken; None: relays and PDSes are read.
+
+        It stands alone: `parse_upstreams` refuses others beside it.
+        """
         given = () if isinstance(self.upstream, str) else self.upstream
         return next((each for each in given if each.kind == "jetstream"), None)

@@ -17,7 +17,8 @@ from jetstream.settings.values import (
 )
 from jetstream.upstreams import parse_count
 
-# The Go server's copy of the public dictionary (see `dictionary`).
+# The Go server's copy of the public dictionary (see `dictionary`). The URL names a commit, so what is
+# fetched does not change; its hash is checked as well.
 DICTIONARY_URL: Final = (
     "https://raw.githubusercontent.com/bluesky-social/jetstream/3fa54fdbb0f47ad3aa43de78a6fbbd8dc362f81d"
     "/internal/subscribe/dictionaries/legacy_subscribe.zdict"
@@ -28,6 +29,8 @@ DICTIONARY_URL: Final = (
 class WebSettings:
     """Part of `Settings`."""
 
+    # For everything but the metrics, if these have their own address. With port 0 the log names the
+    # port.
     listen: Annotated[
         Address,
         address(
@@ -36,6 +39,8 @@ class WebSettings:
             alias=["--listen-addr", "--addr"],
         ),
     ] = DEFAULT_ADDRESS
+    # At most 64. Above 0, this process is the supervisor of one ingest and so many edges (`supervisor`),
+    # and each edge has its share of `buffer_total`.
     edges: Annotated[
         int,
         setting(
@@ -45,11 +50,15 @@ class WebSettings:
             metavar="NUMBER",
         ),
     ] = 0
+    # None: `/metrics` is on the main listener. It never has TLS, and no head of the PROXY protocol.
     metrics_listen: Annotated[
         Address | None,
         address("METRICS_LISTEN_ADDR", "Separate address for /metrics.", alias=["--metrics-listen-addr"]),
     ] = None
+    # Of a request that does not say. Other paths have their own wire.
     wire: Annotated[Literal["classic", "v1"], setting("WIRE", "Wire format of /subscribe.")] = "classic"
+    # Text and no path, since `auto` and `none` are words. A file with one of these names is given as
+    # `./auto`.
     zstd_dictionary: Annotated[
         str,
         setting(
@@ -58,6 +67,7 @@ class WebSettings:
             metavar="FILE",
         ),
     ] = "auto"
+    # Of use with `auto` only.
     zstd_dictionary_url: Annotated[
         str,
         setting(
@@ -67,16 +77,20 @@ class WebSettings:
             metavar="URL",
         ),
     ] = DICTIONARY_URL
+    # Bytes. A subscriber that needs more is fed from the log; it is not closed for that.
     subscriber_buffer: Annotated[
         int, size("SUBSCRIBER_BUFFER", "Bytes that may be buffered for one subscriber.")
     ] = 1 << 20
+    # Bytes, of all processes together. Above it, those that hold the most are fed from the log.
     buffer_total: Annotated[
         int, size("BUFFER_TOTAL", "Bytes that may be buffered for all subscribers together.")
     ] = 512 << 20
+    # Seconds in which the socket of a subscriber has taken nothing although something waits for it.
     slow_timeout: Annotated[
         float,
         duration("SLOW_TIMEOUT", "How long a subscriber may read nothing before it is disconnected."),
     ] = 60.0
+    # Of all processes together. Each takes an open file; 0: nobody may subscribe.
     max_subscribers: Annotated[
         int,
         setting(
@@ -86,12 +100,14 @@ class WebSettings:
             metavar="NUMBER",
         ),
     ] = 20_000
+    # Seconds. None: a connection to any upstream is enough.
     ready_idle: Annotated[
         float | None,
         duration_or_none(
             "READY_IDLE", "Age of upstream's last frame above which /ready answers 503; none: any age."
         ),
     ] = 60.0
+    # Seconds. None: it is not checked.
     ready_lag: Annotated[
         float | None,
         duration_or_none(
@@ -99,6 +115,7 @@ class WebSettings:
             "Lag of upstream, or of an edge behind the log, from which on /ready answers 503; none: any lag.",
         ),
     ] = 60.0
+    # Seconds. None: all connections are closed at once, of an edge over `RuntimeLimits.drain_s`.
     drain: Annotated[
         float | None,
         setting(
