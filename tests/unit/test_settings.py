@@ -26,7 +26,7 @@ from jetstream.settings import (
     settings,
     unused_variables,
 )
-from jetstream.settings.values import PRIVATE, LogUrl
+from jetstream.settings.values import PRIVATE, LogUrl, parse_duration, show_duration
 from jetstream.supervisor import supervisor
 from jetstream.upstreams import FIREHOSE_PATH, SUBSCRIBE_EVENTS_PATH, Upstream
 
@@ -646,6 +646,15 @@ def test_settings_have_flags_and_variables_of_their_own() -> None:
     assert len({setting.variable for setting in listed}) == len(listed)
     assert all(setting.text.endswith(".") for setting in listed)
     assert not {setting.variable for setting in listed} & UNUSED_VARIABLES
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.5, "500ms"), (0.0005, "0.0005s"), (90.0, "90s"), (5400.0, "90m"), (1_234_567.0, "1234567s"), (86_400.0, "24h")],
+)
+def test_a_duration_is_shown_as_it_is_parsed(seconds: float, shown: str) -> None:
+    assert show_duration(seconds) == shown
+    assert parse_duration(shown) == seconds
 
 
 def test_defaults_are_shown_as_they_are_written() -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -27,6 +28,7 @@ import aiohttp
 from jetstream.doctor.firehose import Answer, Seen
 from jetstream.limits import UpstreamLimits
 from jetstream.retry import parse_http_date
+from jetstream.settings.values import PRIVATE
 from jetstream.upstream.envelope import read_envelope
 from jetstream.upstreams import Upstream
 
@@ -36,8 +38,6 @@ RELAY: Final = "https://bsky.network"
 AT_ONCE: Final = 10
 # Bytes of a response that are read. What is longer is no JSON then, and counts as no answer.
 _BODY_BYTES_MAX: Final = 64 << 10
-# How names of hosts begin that no relay could reach, nor should be told of.
-_PRIVATE: Final = ("localhost", "127.", "[", "10.", "192.168.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class _Probe:
         The public relay is not told of private hosts. It answers HostNotFound for a host that it does
         not know (`com.atproto.sync.getHostStatus`).
         """
-        if self._host.startswith(_PRIVATE) and self._relay == RELAY:
+        if self._relay == RELAY and is_private(self._host):
             return None
         method = "/xrpc/com.atproto.sync.getHostStatus?hostname="
         answer = await self._question(session, f"{self._relay}{method}{quote(self._host)}")
@@ -224,9 +224,28 @@ class _Probe:
         timeout = aiohttp.ClientTimeout(total=self._patience.question_s)
         try:
             async with session.get(url, timeout=timeout, allow_redirects=False) as response:
-                return json.loads(await response.content.read(_BODY_BYTES_MAX))
+                return json.loads(await _beginning(response.content, _BODY_BYTES_MAX))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError):
             return None
+
+
+async def _beginning(content: aiohttp.StreamReader, bytes_max: int) -> bytes:
+    """Return the first bytes of a body. One `read` returns only what has arrived."""
+    data = b""
+    while len(data) < bytes_max and (part := await content.read(bytes_max - len(data))):
+        data += part
+    return data
+
+
+def is_private(host: str) -> bool:
+    """Return whether no relay can reach a host, nor should be told of it."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return any(address in network for network in PRIVATE)
 
 
 def _is_event(text: str) -> bool:

@@ -240,10 +240,11 @@ def or_none(parse: Callable[[str], Value]) -> Callable[[str], Value | None]:
 def show_duration(seconds: float) -> str:
     """Write a duration as it can be parsed, in the largest unit that leaves no fraction.
 
-    It is for defaults, which are whole seconds: a fraction may raise StopIteration.
+    A fraction of a millisecond is one of a second.
     """
-    unit = next(unit for unit in ("h", "m", "s", "ms") if seconds % _UNITS[unit] == 0)
-    return f"{seconds / _UNITS[unit]:g}{unit}"
+    fits = (unit for unit in ("h", "m", "s", "ms") if (seconds / _UNITS[unit]).is_integer())
+    unit = next(fits, "s")
+    return f"{seconds / _UNITS[unit]:.15g}{unit}"
 
 
 # One that does not answer delays the keys of accounts by its timeout.

@@ -14,7 +14,7 @@ from tests.builders import commit, error
 from tests.relay import PATH
 
 from jetstream.doctor.firehose import Seen
-from jetstream.doctor.probe import Patience, look_at
+from jetstream.doctor.probe import Patience, is_private, look_at
 from jetstream.upstreams import Upstream
 
 PATIENCE = Patience(connect_s=10, message_s=0.05, question_s=10)
@@ -134,6 +134,43 @@ async def test_a_jetstream_is_recognised_by_its_events_and_where_it_has_no_fireh
 )
 async def test_other_answers_are_named(handler: Handler, answer: str) -> None:
     assert (await look({PATH: handler})).answer == answer
+
+
+async def test_an_answer_in_pieces_is_read_to_its_end() -> None:
+    async def slowly(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for piece in (b'{"availableUser', b'Domains": [".exa', b'mple"]}'):
+            await response.write(piece)
+            await asyncio.sleep(0)
+        return response
+
+    seen = await look({PATH: sends(commit(1)), DESCRIBE: slowly})
+    assert seen.is_pds
+
+
+.mark.parametrize(
+    ("host", "private"),
+    [
+        ("localhost", True),
+        ("pds.localhost", True),
+        ("127.0.0.1", True),
+        ("10.1.2.3", True),
+        ("172.16.0.1", True),
+        ("172.32.0.1", False),
+        ("192.168.1.1", True),
+        ("169.254.0.1", True),
+        ("::1", True),
+        ("fc00::1", True),
+        ("fe80::1", True),
+        ("2001:4860::1", False),
+        ("8.8.8.8", False),
+        ("localhost.example.com", False),
+        ("10.example.com", False),
+    ],
+)
+def test_the_public_relay_is_not_told_of_private_hosts(host: str, private: bool) -> None:
+    assert is_private(host) == private
 
 
 async def test_a_web_page_is_told_from_other_responses() -> None:
