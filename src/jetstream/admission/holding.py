@@ -178,5 +178,11 @@ def _is_unproven(message: Message) -> bool:
 
 
 def _are_equal(one: Message, other: Message) -> bool:
-    """Return whether two commits of one repository and rev say the same."""
-    return all(one.envelope.fields.get(name) == other.envelope.fields.get(name) for name in _EXAMINED)
+    """Return whether two commits of one repository and rev say the same.
+
+    Those that are nested too deeply to be compared count as different: each is judged by itself.
+    """
+    try:
+        return all(one.envelope.fields.get(name) == other.envelope.fields.get(name) for name in _EXAMINED)
+    except RecursionError:
+        return False

@@ -21,12 +21,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jetstream.admission.examiners.examination import Task
+from jetstream.admission.examiners.examination import Task, blocks_bytes
 from jetstream.admission.message import Message, did_of
 from jetstream.admission.parts import Examine
 from jetstream.limits import AdmissionLimits
 from jetstream.scheduling import Notifier
-from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.pipeline import DecodedBatch
 
 # Returns the task of a message; None: it has none. May wait until the keys that are on disk are in memory.
@@ -120,7 +119,7 @@ class InputQueue:
         limits = self._limits
         while self._bytes > limits.queue_bytes_max or len(self._offers) >= limits.queue_batches_max:
             await self._changed.wait()
-        size = sum(map(_blocks_bytes, batch.accepted_messages))
+        size = sum(blocks_bytes(envelope.fields) for _, envelope in batch.accepted_messages)
         self._offers.append(_Offer(source, batch, received_at, size, host))
         self._bytes += size
         self._offered += 1
@@ -209,12 +208,6 @@ class InputQueue:
         findings = await self._examine([task for task in tasks if task is not None])
         for place, finding in zip(places, findings, strict=True):
             run.messages[place].finding = finding
-
-
-def _blocks_bytes(accepted: tuple[int, Envelope]) -> int:
-    """Return the bytes of a message's blocks, which are nearly all of it; 0 if it has none."""
-    blocks = accepted[1].fields.get("blocks")
-    return len(blocks) if type(blocks) is bytes else 0
 
 
 def _messages(offer: _Offer, now: float) -> Iterable[Message]:

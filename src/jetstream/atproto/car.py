@@ -108,11 +108,7 @@ def _require_raw(cid: bytes, block: bytes) -> None:
     """Raise Mismatch for a block that is not under the CID of its bytes as they are (codec `raw`)."""
     if cid == raw_cid(sha256(block).digest()):
         return
-    try:
-        name = str(Cid(cid))
-    except ValueError:  # what stands there is no CID
-        name = cid.hex()
-    raise Mismatch(f"the block of {name} has another hash")
+    raise Mismatch(f"the block of {Cid(cid)} has another hash")
 
 
 def _root(car: bytes) -> bytes:

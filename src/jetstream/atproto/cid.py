@@ -29,8 +29,15 @@ class Cid(bytes):
     __slots__ = ()
 
     def __str__(self) -> str:
-        """Return the CID as text: multibase `b`, which is base32 in lower case. Raises ValueError."""
-        return libipld.encode_cid(bytes(self))
+        """Return the CID as text: multibase `b`, which is base32 in lower case.
+
+        Bytes that are no CID have no such text: the first 36 of them are shown in hex. So an error can name
+        whatever a peer has sent in place of a link.
+        """
+        try:
+            return libipld.encode_cid(bytes(self))
+        except ValueError:
+            return self[:CID_BYTES].hex()
 
 
 def cid_of(block: bytes) -> Cid:

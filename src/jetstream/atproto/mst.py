@@ -19,8 +19,8 @@ them has the CID of the one below. Nearly always that is one new entry in one no
 of the others: `insert_entry` and `Node.patch` handle these two without encoding the node again.
 
 A subtree may be a `Cid` instead of a node: its block is not loaded. So a consumer holds the few nodes that a
-commit carries (`mst_load`), and `invert` undoes the commit. After a PartialTreeError, discard the tree: it
-may be half changed.
+commit carries (`mst_load`), and `invert` undoes the commit. After a PartialTreeError or a ValueError, discard
+the tree: it may be half changed.
 
 Source: the repository page of the AT Protocol specification, "MST structure", and the sync page, "Inductive
 firehose".
@@ -105,14 +105,16 @@ def remove(root: Root, key: bytes) -> tuple[Root, Cid | None]:
     """Remove a key. Return the root and the previous value, None if the key was absent.
 
     The tree is changed in place, and not at all if the key is absent. Raises PartialTreeError if a node
-    on the path, or next to the key, is not loaded.
+    on the path, or next to the key, is not loaded, and ValueError for a key that is in another layer than its
+    own, as a foreign tree may have it.
     """
     layer, top = layer_of(key), _loaded(root)
     if layer > top.layer or get(top, key) is None:
         return top, None
     path, node = _descend(top, key, layer)
-    assert node is not None, "the key was found on this path"
-    i = bisect_left(node.keys, key)
+    i = 0 if node is None else bisect_left(node.keys, key)
+    if node is None or node.keys[i : i + 1] != [key]:
+        raise ValueError(f"{key[:100]!r} is in a wrong layer of the tree")
     before = node.values.pop(i)
     del node.keys[i]
     node.subtrees[i : i + 2] = [_merge(node.subtrees[i], node.subtrees[i + 1])]

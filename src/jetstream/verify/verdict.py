@@ -7,7 +7,13 @@ raise `Refused` where it applies.
 
 from __future__ import annotations
 
+from traceback import format_exception
 from typing import Final, NamedTuple
+
+# What is kept of an error: characters of its text, the innermost frames, and characters of these.
+_DETAIL_CHARS_MAX: Final = 200
+_FRAMES_MAX: Final = 10
+_TRACEBACK_CHARS_MAX: Final = 4_000
 
 # Which messages are passed on: all but `replay` and `refused`; `unverified` by a setting.
 VERDICTS: Final = {
@@ -35,7 +41,7 @@ REFUSALS: Final = {
     "signature": "the signature is not by the account's key, or not low-S",
     "equivocation": "the owner signed two trees under one rev; the first one counts",
     "unproven": "it is signed, would be `legacy` or `incomplete`, and `--unproven drop` is set",
-    "crash": "examining it ended its process, or took more than 5 s of CPU time, again and again",
+    "crash": "this server made an error on it, or it took more than 5 s of CPU time, again and again",
 }
 
 
@@ -59,6 +65,8 @@ class Verdict(NamedTuple):
     name: str
     reason: str = ""
     detail: str = ""
+    # The traceback of an error of our own that the message has caused, for the log; empty: there was none.
+    traceback: str = ""
 
     @property
     def label(self) -> str:
@@ -78,3 +86,10 @@ UNVERIFIED: Final = Verdict("unverified")
 def refused(reason: str, detail: str) -> Verdict:
     """Return a refusal for one of `REFUSALS`."""
     return Verdict("refused", reason, detail)
+
+
+def crashed(error: Exception) -> Verdict:
+    """Return the refusal of a message on which our own code has raised an error. It costs that message only."""
+    detail = f"{type(error).__name__}: {error}"[:_DETAIL_CHARS_MAX]
+    lines = format_exception(error, limit=-_FRAMES_MAX)
+    return Verdict("refused", "crash", detail, "".join(lines)[-_TRACEBACK_CHARS_MAX:].rstrip())

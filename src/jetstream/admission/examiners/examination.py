@@ -6,15 +6,17 @@ This is nearly all of the work, and it needs nothing but the message and the key
 done in any process, and in any order (`pool`). What came before the message is judged by the caller, in
 order (`verify.chain`).
 
-A message that is refused has no events: it is refused as a whole.
+A message that is refused has no events: it is refused as a whole. An error of our own code, on what nobody
+has foreseen, is a reason too (`crash`): each function here returns a finding, whatever the message holds. So
+one message costs one message, and neither the server nor a process that examines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from functools import lru_cache, wraps
+from typing import Any, Final, NamedTuple, ParamSpec
 
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.atproto.keys import PublicKey, public_key
@@ -23,7 +25,7 @@ from jetstream.model.event import Event
 from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.extract import Extracted, extract
 from jetstream.verify.commit import Evidence, claimed, examine_commit, examine_sync
-from jetstream.verify.verdict import Refused, Verdict, refused
+from jetstream.verify.verdict import Refused, Verdict, crashed, refused
 from jetstream.verify_modes import SIGNED_MODES, Mode
 
 # Parsed keys that are kept: 0.5 kB and 10 µs each.
@@ -46,6 +48,20 @@ class Task(NamedTuple):
         did: str = self.fields["repo" if self.kind == "commit" else "did"]
         return did
 
+    @property
+    def blocks_bytes(self) -> int:
+        """Bytes of its blocks."""
+        return blocks_bytes(self.fields)
+
+
+def blocks_bytes(fields: Mapping[str, Any]) -> int:
+    """Return the bytes of a message's blocks, which are nearly all of it; 0 if it has none.
+
+    A peer may send anything in their place.
+    """
+    blocks = fields.get("blocks")
+    return len(blocks) if type(blocks) is bytes else 0
+
 
 class Finding(NamedTuple):
     """What one message says by itself."""
@@ -61,8 +77,25 @@ class Finding(NamedTuple):
     drops: Sequence[str] = ()
 
 
+_Arguments = ParamSpec("_Arguments")
+
+
+def _guarded(step: Callable[_Arguments, Finding]) -> Callable[_Arguments, Finding]:
+    """Let a function that examines return a refusal where it would raise an error."""
+
+    @wraps(step)
+    def run(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> Finding:
+        try:
+            return step(*arguments, **named)
+        except Exception as error:  # noqa: BLE001 - whatever a peer can bring about: it is logged and counted
+            return Finding(crashed(error), None, None)
+
+    return run
+
+
+@_guarded
 def examine(task: Task, mode: Mode, limits: UpstreamLimits = UpstreamLimits()) -> Finding:
-    """Examine one message. Never raises for what it holds.
+    """Examine one message. Raises nothing for what it holds: an error of our own code refuses it (`crash`).
 
     With keys of which none has signed it, it is refused with `signature`, and may be examined once more with
     others.
@@ -79,6 +112,7 @@ def examine(task: Task, mode: Mode, limits: UpstreamLimits = UpstreamLimits()) -
     return Finding(None, evidence, signed, *_extracted(task, mode, limits))
 
 
+@_guarded
 def with_keys(task: Task, finding: Finding, mode: Mode, limits: UpstreamLimits = UpstreamLimits()) -> Finding:
     """Return the finding of a message that was examined before, with the keys of its task.
 
@@ -94,6 +128,7 @@ def with_keys(task: Task, finding: Finding, mode: Mode, limits: UpstreamLimits =
     return Finding(None, finding.evidence, True, *_extracted(task, mode, limits))
 
 
+@_guarded
 def without_keys(
     task: Task, finding: Finding, mode: Mode, limits: UpstreamLimits = UpstreamLimits()
 ) -> Finding:

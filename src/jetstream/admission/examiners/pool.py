@@ -107,7 +107,8 @@ class Examiners:
     async def examine(self, tasks: Sequence[Task]) -> list[Finding]:
         """Return the findings, in the order of the tasks. Gives others their turn.
 
-        A message that has ended its processes is refused (`crash`). Raises WorkerError if no process can
+        A message that has ended its processes is refused (`crash`), as is one on which `examination` has
+        made an error. Raises WorkerError if no process can
         be started. A caller that is cancelled leaves its tasks with the processes, and their findings are
         dropped.
         """
@@ -177,7 +178,7 @@ class Examiners:
         for place, task in enumerate(tasks):
             number = crc32(task.did.encode()) % count
             places[number].append(place)
-            sizes[number] += limits.task_bytes + len(task.fields.get("blocks") or b"")
+            sizes[number] += limits.task_bytes + task.blocks_bytes
             if sizes[number] >= limits.parcel_bytes or len(places[number]) >= limits.parcel_tasks:
                 yield self.workers[number], places[number]
                 places[number], sizes[number] = [], 0
