@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from jetstream.admission.accounts import Difference
 from jetstream.admission.beginning import Beginning
@@ -37,7 +37,19 @@ from jetstream.model.event import Key
 from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.extract import possible_keys, sync_of
 from jetstream.verify.chain import Judgement, State, latest_rev, screen
-from jetstream.verify.verdict import REPLAY
+from jetstream.verify.verdict import REPLAY, Verdict, crashed
+
+# What code raises for a value that it was not made for. Any other error, such as one of the log, is not of one
+# message: it ends the server, since no message may be dropped for it.
+_FAULTS: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class Judge:
@@ -114,12 +126,18 @@ class Judge:
         self._latest = latest_rev(now_us)
 
     def take(self, message: Message) -> None:
-        """Judge a message that has arrived, or let it wait."""
-        if message.did in self._suspended:
-            self._mark(message)
-            self._suspended.add(message)
-        else:
-            self._decide(message)
+        """Judge a message that has arrived, or let it wait.
+
+        An error of our own code, on what nobody has foreseen, costs this message only.
+        """
+        try:
+            if message.did in self._suspended:
+                self._mark(message)
+                self._suspended.add(message)
+            else:
+                self._decide(message)
+        except _FAULTS as error:
+            self._fail(message, crashed(error))
 
     @property
     def has_ready(self) -> bool:
@@ -266,19 +284,33 @@ class Judge:
         One that passes may be what others of its repository were held for, so those are judged after it.
         """
         verdict = judgement.verdict
-        self.output.verdicts[verdict.name, verdict.reason] += 1
-        if verdict.name == "refused":
-            self.reports.refused(message, verdict)
         passes = self._rules.passes(verdict.name)
         if passes:
             self._pass(message, judgement)
+        self._count(message, verdict)
         self._done(message)
         if passes:
             self._take_all(self._held.release(message.did))
 
+    def _fail(self, message: Message, verdict: Verdict) -> None:
+        """Drop a message on which our own code has made an error. Its repository stays as it was."""
+        if message.envelope.type in IN_REPOSITORIES:
+            self._count(message, verdict)
+        else:
+            self.output.drops[message.source, "unforeseen"] += 1
+            self.reports.refused(message, verdict)
+        self._done(message)
+
+    def _count(self, message: Message, verdict: Verdict) -> None:
+        """Count the verdict of a commit or #sync, and report a refusal."""
+        self.output.verdicts[verdict.name, verdict.reason] += 1
+        if verdict.name == "refused":
+            self.reports.refused(message, verdict)
+
     def _pass(self, message: Message, judgement: Judgement) -> None:
         """Add the events of a message to the output, with the gap that it shows, and set the state.
 
+        What may raise for what the message holds comes first, so nothing is done by halves (`_fail`).
         Before the events of a commit after a gap comes a #sync of the same commit: it tells readers to
         fetch the repository.
         """
@@ -286,13 +318,14 @@ class Judge:
         assert finding is not None
         if judgement.missing_after:
             cause = message.envelope.type
+            sync = sync_of(message.envelope) if cause == "commit" else None
             gap = Found(len(output.events), message.did, judgement.missing_after, message.rev, cause)
             output.gaps.append(gap)
-            if cause == "commit" and (sync := sync_of(message.envelope)) is not None:
+            if sync is not None:
                 output.events.append(sync)
         output.add(message.source, finding.events, finding.drops)
-        self._beginning.note(message.rev)
         self.states.put(message.did, judgement.state)
+        self._beginning.note(message.rev)
         if self._deletions.is_over(message.did, message.source):
             self._deletions.begins_again(message.did)
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from jetstream.admission.message import Message
+from jetstream.admission.message import IN_REPOSITORIES, Message
 from jetstream.conditions import Conditions
 from jetstream.limits import AdmissionLimits
 from jetstream.logging_setup import Throttled
@@ -58,14 +58,19 @@ class Reports:
         self._began = clock()
 
     def refused(self, message: Message, verdict: Verdict) -> None:
-        """Log a refusal as an example. Everything in it is what somebody has sent: it is cut off."""
+        """Log a refusal as an example. Everything in it is what somebody has sent: it is cut off.
+
+        One for an error of our own has the traceback of that.
+        """
         event = f"refused: {verdict.reason}"
-        fields = {
+        fields: dict[str, object] = {
             "upstream": message.source,
             "seq": message.seq,
             "did": message.did[:200],
-            "rev": message.rev,
+            "rev": message.rev if message.envelope.type in IN_REPOSITORIES else "",
         }
+        if verdict.traceback:
+            fields["exception"] = verdict.traceback
         self._logger.warning(event, **fields, type=message.envelope.type, detail=verdict.detail[:200])
 
     def count(self, verdicts: Mapping[tuple[str, str], int]) -> None:

@@ -27,7 +27,7 @@ DROP_REASONS: Final = {
     "frame_type": "a message type that is unknown",
     "repeat": "the frame was taken before",
     "message_form": "a message of a Jetstream that is not in the form of its wire",
-    "unforeseen": "a message of a Jetstream on which this server made an error, which is in its log",
+    "unforeseen": "a message on which this server made an error, which is in its log",
     "position": "a position of a Jetstream that is not above the one before, or is a day ahead of the clock",
     "host": "a PDS speaks for an account whose document names another one",
     "malformed": "a field that is required is missing or of the wrong type",

@@ -107,10 +107,9 @@ class Examiners:
     async def examine(self, tasks: Sequence[Task]) -> list[Finding]:
         """Return the findings, in the order of the tasks. Gives others their turn.
 
-        A message that has ended its processes is refused (`crash`), as is one on which `examination` has
-        made an error. Raises WorkerError if no process can
-        be started. A caller that is cancelled leaves its tasks with the processes, and their findings are
-        dropped.
+        A message that has ended its processes is refused (`crash`), as is one on which `examine` has made an
+        error. Raises WorkerError if no process can be started. A caller that is cancelled leaves its tasks
+        with the processes, and their findings are dropped.
         """
         if not self.workers:
             return await self._examine_here(tasks)
