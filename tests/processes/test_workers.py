@@ -152,6 +152,27 @@ async def test_a_message_that_ends_its_process_is_refused_and_stops_no_other(set
     assert await examiners.examine(TASKS) == EXPECTED
 
 
+@pytest.mark.parametrize("count", [0, 2])
+async def test_an_error_on_one_message_ends_no_process(setup: Setup, count: int) -> None:
+    examiners = await setup.open(count)
+    found = await examiners.examine([changed(TASKS[0], ops=None), *TASKS])
+    assert found[0].refused is not None
+    assert found[0].refused.reason == "crash"
+    assert "TypeError" in found[0].refused.traceback
+    assert found[1:] == EXPECTED
+    assert setup.restarts() == {}
+
+
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("blocks", [1, True, "text"])
+async def test_blocks_that_are_none_end_nothing(setup: Setup, count: int, blocks: object) -> None:
+    examiners = await setup.open(count)
+    found = await examiners.examine([changed(TASKS[0], blocks=blocks), *TASKS])
+    assert found[0].refused is not None
+    assert found[0].refused.reason == "car"
+    assert found[1:] == EXPECTED
+
+
 async def test_a_message_that_takes_forever_is_refused(setup: Setup) -> None:
     examiners = await setup.open(1, QUICK)
     found, others = await asyncio.gather(

@@ -39,8 +39,8 @@ from jetstream.upstream.extract import possible_keys, sync_of
 from jetstream.verify.chain import Judgement, State, latest_rev, screen
 from jetstream.verify.verdict import REPLAY, Verdict, crashed
 
-# What code raises for a value that it was not made for. Any other error, such as one of the log, is not of one
-# message: it ends the server, since no message may be dropped for it.
+# What code raises for a value that it was not made for. Any other error, such as one of the log, is not of
+# one message: it ends the server, since no message may be dropped for it.
 _FAULTS: Final = (
     ArithmeticError,
     AssertionError,

@@ -91,5 +91,5 @@ def refused(reason: str, detail: str) -> Verdict:
 def crashed(error: Exception) -> Verdict:
     """Return the refusal of a message on which our own code has raised an error."""
     detail = f"{type(error).__name__}: {error}"[:_DETAIL_CHARS_MAX]
-    lines = format_exception(error, limit=-_FRAMES_MAX)
-    return Verdict("refused", "crash", detail, "".join(lines)[-_TRACEBACK_CHARS_MAX:].rstrip())
+    traceback = "".join(format_exception(error, limit=-_FRAMES_MAX)).rstrip()
+    return Verdict("refused", "crash", detail, traceback[-_TRACEBACK_CHARS_MAX:])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 from tests.signed import DID, START_US, TIME, Account, fields_of, resigned
 from tests.unit.admission.fakes import OWN, FakeLog, FarLog, Server, message
 
+from jetstream.admission.examiners.examination import Finding, Task, examine
 from jetstream.atproto.compact_did import compact_did
 from jetstream.atproto.encoded_key import parse_multikey
 from jetstream.eventlog import Gap, SourceCursor
@@ -25,6 +27,7 @@ from jetstream.upstream.pipeline import DecodedBatch
 from jetstream.upstreams import Upstream
 from jetstream.verify.commit import Before, examine_commit
 from jetstream.verify.verdict import Refused
+from jetstream.verify_modes import Mode
 
 OTHER_DID = "did:plc:" + "b" * 24
 LATER = 10_000_000  # ten seconds after the first commit
@@ -110,6 +113,44 @@ async def test_a_message_that_is_refused_leaves_the_state_as_it_is(server: Serve
         await server.take("a", commit(1, one), commit(2, forged), commit(3, two), commit(4, three))
     assert server.log.rkeys == ["1", "2", "3"]
     assert server.verdicts == {"ok": 3, "refused: proof": 1}
+
+
+async def test_a_message_on_which_the_judge_makes_an_error_is_dropped_alone(account: Account) -> None:
+    """No message brings one about that is known of: these break what the stages before have promised."""
+    one, two, three = (account.create(each) for each in "123")
+    server = Server(examine_one=partial(empty_finding, two.rev))
+    server.keys.known[DID] = OWN
+    number = 1 << 70  # too large for JSON
+    odd = Envelope("identity", 2, {"did": DID, "seq": number, "time": TIME})
+    async with server.running():
+        await server.take("a", commit(1, one), (2, odd), commit(3, two), commit(4, three))
+    assert server.log.rkeys == ["1", "s", "3"]
+    assert [(each.after_rev, each.rev) for each in server.log.gaps] == [(one.rev, three.rev)]
+    assert server.log.cursors == {"a": SourceCursor(4)}
+    assert server.verdicts == {"ok": 1, "refused: crash": 1, "gap": 1}
+    assert server.dropped("a", "unforeseen") == 1
+
+
+def empty_finding(rev: str, task: Task, mode: Mode) -> Finding:
+    """Examine a message. What is found of those of a rev has neither evidence nor a refusal."""
+    return Finding(None, None, True) if task.fields["rev"] == rev else examine(task, mode)
+
+
+async def test_an_error_of_the_log_ends_it_and_drops_nothing(account: Account) -> None:
+    server = Server(log=BrokenLog())
+    server.keys.known[DID] = OWN
+    with pytest.raises(ExceptionGroup) as raised:
+        async with server.running():
+            await server.take("a", commit(1, account.create("1")))
+    assert raised.group_contains(OSError)
+    assert (server.log.cursors, server.verdicts) == ({}, {})
+
+
+class BrokenLog(FakeLog):
+    """A log on a disk that fails."""
+
+    def repo(self, did: bytes) -> bytes | None:
+        raise OSError(5, "Input/output error")
 
 
 async def test_a_break_in_the_chain_is_passed_on_and_reported(server: Server, account: Account) -> None:
@@ -725,6 +766,30 @@ async def test_different_copies_without_a_proof_are_both_held(merged: Server, ac
         assert admission.waiting == 0  # nobody is left
     assert sorted(merged.log.rkeys) in (["1", "2", "3"], ["1", "3"])
     assert merged.verdicts == {"ok": 1, "legacy": 1, "replay": 1}
+
+
+async def test_copies_that_are_nested_too_deeply_to_compare_are_judged_one_by_one(
+    merged: Server, account: Account
+) -> None:
+    async with merged.running() as admission:
+        one, two = account.create("1"), account.create("2", "3")
+        await merged.take("a", commit(1, one), deep(without_proof(2, two)))
+        assert admission.waiting == 1
+        await merged.take("b", deep(without_proof(12, two)))
+        assert admission.waiting == 0  # nobody is left
+    assert merged.log.rkeys == ["1", "3"]
+    assert len(merged.examined) == 3
+    assert merged.verdicts == {"ok": 1, "legacy": 1, "replay": 1}
+
+
+def deep(numbered: Numbered) -> Numbered:
+    """Return a commit whose first op has one more field, with lists in lists."""
+    number, envelope = numbered
+    nested: object = 0
+    for _ in range(2_000):
+        nested = [nested]
+    first, *others = envelope.fields["ops"]
+    return number, envelope._replace(fields={**envelope.fields, "ops": [first | {"more": nested}, *others]})
 
 
 async def test_a_gap_without_a_proof_is_no_gap_if_the_others_bring_it(

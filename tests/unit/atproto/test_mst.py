@@ -87,6 +87,18 @@ def test_an_operation_that_the_tree_does_not_hold_is_refused() -> None:
         mst.invert(root, [Change(b"k/1", None, cid_of(b"other"))])
 
 
+def test_a_key_that_a_foreign_tree_has_in_a_wrong_layer_is_not_removed() -> None:
+    """Layers of keys but the first of a node are not checked when a tree is loaded."""
+    first, before, key = (f"k/{name}".encode() for name in ("08", "09", "10"))
+    assert [mst_node.layer_of(each) for each in (first, before, key)] == [1, 0, 0]
+    value = cid_of(b"")
+    for below in (None, mst_node.Node(0, [before], [value], [None, None])):
+        root = mst_node.Node(1, [first, key], [value, value], [None, below, None])
+        assert mst.get(root, key) == value
+        with pytest.raises(ValueError, match="wrong layer"):
+            mst.remove(root, key)
+
+
 def test_the_empty_tree_has_its_known_cid() -> None:
     assert mst.empty().block == mst_node.encode_node(mst.empty()) == bytes.fromhex("a2616580616cf6")
     assert str(mst.empty().cid) == "bafyreie5737gdxlw5i64vzichcalba3z2v5n6icifvx5xytvske7mr3hpm"

@@ -226,6 +226,14 @@ class TestCommitBlock:
         swapped = data[:1] + data[at : at + 18] + data[1:at] + data[at + 18 :]
         assert reason(fields_of(with_commit(revision, swapped))) == "commit"
 
+    @pytest.mark.parametrize("ops", [[], None])
+    def test_a_root_of_the_tree_that_is_no_cid(self, ops: object, revision: Revision) -> None:
+        """Of a link and a byte string of 36 bytes, the decoder makes the same."""
+        no_cid = b"\xff" * 36
+        block = dag_cbor(COMMIT | {"did": DID, "rev": revision.rev, "data": no_cid})
+        fields = fields_of(with_commit(revision, block), prevData=b"\xee" * 36)
+        assert reason(fields | ({} if ops is None else {"ops": ops})) == "proof"
+
 
 class TestEnvelope:
     def test_another_did_or_rev(self, revision: Revision) -> None:

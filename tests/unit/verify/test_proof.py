@@ -160,6 +160,17 @@ LOW = next(keys_in_layer(0))
 HIGH = next(keys_in_layer(1))
 
 
+def test_a_created_key_in_a_wrong_layer_is_a_contradiction() -> None:
+    low = [key for key, _ in zip(keys_in_layer(0), range(40), strict=False) if key > HIGH]
+    below = node([entry(low[0])])
+    for link in (None, cid_of(below)):
+        root = node([entry(HIGH, 0, RECORD, link), entry(low[1])])
+        blocks: dict[bytes, bytes] = {cid_of(root): root, cid_of(below): below}
+        changes = [Change(HIGH, None, RECORD), Change(low[1], None, RECORD)]
+        with pytest.raises(ValueError, match="wrong layer"):
+            proof.undo(blocks, cid_of(root), changes)
+
+
 @pytest.mark.parametrize(
     "block",
     [

@@ -8,7 +8,8 @@ import pytest
 from tests.fixtures import captured_frames, json_of
 from tests.signed import DID, KEY, Account, fields_of
 
-from jetstream.admission.examiners.examination import Finding, Task, examine
+from jetstream.admission.examiners.examination import Finding, Task, examine, with_keys, without_keys
+from jetstream.admission.examiners.in_flight import HEAD, packed, unpacked
 from jetstream.atproto.encoded_key import K256_PREFIX, EncodedKey, parse_multikey
 from jetstream.identity.documents import document_key
 from jetstream.limits import UpstreamLimits
@@ -16,7 +17,7 @@ from jetstream.simulator.signing import K256Key
 from jetstream.upstream.envelope import Envelope, read_envelope
 from jetstream.upstream.extract import extract
 from jetstream.verify.commit import Before, claimed, examine_commit, examine_sync
-from jetstream.verify.verdict import refused
+from jetstream.verify.verdict import crashed, refused
 from jetstream.verify_modes import SIGNED_MODES, Mode
 
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -127,3 +128,29 @@ def test_a_record_that_is_left_out_costs_no_other(fields: dict[str, Any]) -> Non
     finding = examine(task(fields, OWN), "full", limits)
     assert (finding.refused, finding.signed, finding.events) == (None, True, [])
     assert finding.drops == ["record_items", "record_items"]
+
+
+@pytest.mark.parametrize("mode", SIGNED)
+def test_an_error_of_our_own_refuses_the_message_and_is_named(fields: dict[str, Any], mode: Mode) -> None:
+    """No message brings one about that is known of, so these break what the stage before has promised."""
+    found = examine(task(fields, OTHER), mode)
+    damaged = task({name: value for name, value in fields.items() if name != "ops"}, OWN)
+    for finding in (
+        examine(damaged, mode),
+        with_keys(damaged, found, mode),
+        without_keys(damaged, found, mode),
+        with_keys(task(fields, OWN), Finding(None, None, None), mode),
+    ):
+        verdict = finding.refused
+        assert verdict is not None
+        assert verdict.label == "refused: crash"
+        assert verdict.detail in {"KeyError: 'ops'", "AssertionError: it is not refused"}
+        assert verdict.traceback.startswith("Traceback (most recent call last):")
+        assert verdict.traceback.endswith(verdict.detail)
+        assert finding[1:] == (None, None, (), ())
+        assert unpacked(packed(finding)[HEAD.size :]) == finding
+
+
+def test_what_is_kept_of_an_error_is_bounded() -> None:
+    verdict = crashed(ValueError("x" * 100_000))
+    assert (len(verdict.detail), len(verdict.traceback)) == (200, 4_000)

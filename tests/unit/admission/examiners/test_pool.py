@@ -87,6 +87,13 @@ def test_messages_are_divided_by_their_repositories(dids: list[tuple[str, int]],
     assert len(owners) == len({each.did for each in tasks})
 
 
+@pytest.mark.parametrize("blocks", [None, 1, True, 0.5, "text", [b""], {}])
+def test_what_a_peer_sends_in_place_of_blocks_has_no_bytes(blocks: object) -> None:
+    examiners = Examiners("full", 1, Metrics().workers())
+    message = Task("commit", {"repo": "a", "rev": "3", "ops": [], "blocks": blocks})
+    assert [places for _, places in examiners._divided([message])] == [[0]]
+
+
 async def test_a_closed_one_examines_nothing() -> None:
     examiners = Examiners("full", 1, Metrics().workers())
     await examiners.close()
