@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice, pairwise
 from typing import Any, get_args
@@ -207,32 +208,33 @@ def test_any_tree_has_a_verdict(fuzz: Fuzz) -> None:
 
 def admit(fields: dict[str, Any]) -> None:
     """Do with a commit what a server does before it is judged, in each mode. No error is our own."""
-    task = Task("commit", fields, (OWN,))
+    task = Task("commit", made(fields), (OWN,))
     assert [places for _, places in POOL._divided([task])] == [[0]]
     for mode in MODES:
         finding = examine(task, mode)
         assert finding.refused is None or finding.refused.reason != "crash", finding.refused.traceback
-    messages = [Message("a", 1, Envelope("commit", 1, each), DID, 0.0) for each in (fields, copied(fields))]
+    messages = [Message("a", 1, Envelope("commit", 1, made(fields)), DID, 0.0) for _ in range(2)]
     _are_equal(*messages)
     assert messages[0].size > 0
 
 
-def copied(value: Any) -> Any:
-    """Return a copy of a value. Lists of one item may be nested to any depth in it."""
-    depth = 0
-    while type(value) is list and len(value) == 1:
-        value, depth = value[0], depth + 1
+@dataclass(frozen=True)
+class Deep:
+    """Lists in lists. Hypothesis cannot show them, so they are made of this one where they are needed."""
+
+    depth: int
+
+
+def made(value: Any) -> Any:
+    """Return a copy of a value, with its lists in lists made."""
+    if isinstance(value, Deep):
+        lists: Any = 0
+        for _ in range(value.depth):
+            lists = [lists]
+        return lists
     if type(value) is dict:
-        value = {name: copied(item) for name, item in value.items()}
-    elif type(value) is list:
-        value = [copied(item) for item in value]
-    return nested_lists(value, depth)
-
-
-def nested_lists(value: Any, depth: int) -> Any:
-    for _ in range(depth):
-        value = [value]
-    return value
+        return {name: made(item) for name, item in value.items()}
+    return [made(item) for item in value] if type(value) is list else value
 
 
 def odd_values() -> st.SearchStrategy[Any]:
@@ -255,7 +257,7 @@ def odd_values() -> st.SearchStrategy[Any]:
         {"a": 1},
         DAMAGED,
     ]
-    return st.sampled_from(fixed) | st.builds(nested_lists, st.just(0), st.integers(1, 3_000))
+    return st.sampled_from(fixed) | st.builds(Deep, st.integers(1, 3_000))
 
 
 @st.composite
@@ -277,60 +279,73 @@ def test_any_value_of_any_field_is_admitted(fuzz: Fuzz) -> None:
 
 RECORD = encode_cbor({"$type": NOTE})
 KEYS = [f"{NOTE}/{number:03}" for number in range(400)]
-LAYERS = {
-    layer: list(islice((key for key in KEYS if layer_of(key.encode()) == layer), 6)) for layer in range(3)
-}
-SOME_KEYS = sorted(key for keys in LAYERS.values() for key in keys)
+# Some keys of each layer, and all of these in order.
+LAYERS = [list(islice((key for key in KEYS if layer_of(key.encode()) == layer), 8)) for layer in range(3)]
+SOME_KEYS = sorted(key for keys in LAYERS for key in keys)
 
 
 @st.composite
 def misplaced(draw: st.DrawFn) -> dict[str, Any]:
     """Draw a commit whose tree has keys in layers that are not theirs, and ops of these keys.
 
-    Its links may be byte strings that are no CIDs, as the root of its tree may be.
+    The first key of each node is in its own layer, or the tree would not be loaded. A link may be a byte
+    string that is no CID, as the root of the tree may be.
     """
     value = bytes(cid_of(RECORD))
     blocks: list[tuple[Cid, bytes]] = []
+    placed: list[str] = []
 
-    def node(keys: list[str], depth: int) -> bytes:
-        """Add a node that has some of the keys, and below it those between them, and return its link."""
-        own = sorted(draw(st.sets(st.sampled_from(keys), min_size=1, max_size=4)))
-        bounds = ["", *own, "~"]
-        links: list[Any] = []
-        for low, high in pairwise(bounds):
-            between = [key for key in keys if low < key < high]
-            kind = (
-                draw(st.sampled_from(("none", "none", "node", "node", "unknown", "odd"))) if depth else "none"
-            )
-            if kind == "node" and between:
-                links.append(Link(node(between, depth - 1)))
-            else:
-                links.append({"unknown": Link(cid_of(b"?")), "odd": b"\xff" * 36}.get(kind))
+    def node(low: str, high: str, layer: int) -> bytes | None:
+        """Add a node with keys between two, and nodes below it; return its link, None if there is no key."""
+        firsts = [key for key in LAYERS[layer] if low < key < high] if layer >= 0 else []
+        if not firsts:
+            return None
+        first = draw(st.sampled_from(firsts))
+        others = [key for key in SOME_KEYS if first < key < high]
+        keys = [first, *sorted(draw(st.sets(st.sampled_from(others), max_size=3)) if others else ())]
+        placed.extend(keys)
+        links = [link(*between, layer - 1) for between in pairwise([low, *keys, high])]
         entries = [
-            {"k": key.encode(), "p": 0, "v": Link(value), "t": link}
-            for key, link in zip(own, links[1:], strict=True)
+            {"k": key.encode(), "p": 0, "v": Link(value), "t": after}
+            for key, after in zip(keys, links[1:], strict=True)
         ]
-        block = dag_cbor({"e": entries, "l": links[0]})
-        blocks.append((cid_of(block), block))
-        return bytes(blocks[-1][0])
+        return add(dag_cbor({"e": entries, "l": links[0]}))
 
-    root: bytes = Link(node(SOME_KEYS, 3))
+    def link(low: str, high: str, layer: int) -> bytes | None:
+        match draw(st.sampled_from(("node", "node", "node", "none", "none", "none", "unknown", "odd"))):
+            case "node":
+                return node(low, high, layer)
+            case "unknown":
+                return Link(cid_of(b"?"))
+            case "odd":
+                return b"\xff" * 36
+        return None
+
+    def add(block: bytes) -> bytes:
+        blocks.append((cid_of(block), block))
+        return Link(blocks[-1][0])
+
+    root = node("", "~", draw(st.integers(1, 2)))
+    assert root is not None
     root = draw(st.sampled_from((root, root, root, bytes(root), b"\xff" * 36)))
     rev = commits()[0]["rev"]
     unsigned = {"did": DID, "rev": rev, "data": root, "prev": None, "version": 3}
-    commit = dag_cbor(unsigned | {"sig": KEY.sign(dag_cbor(unsigned))})
-    names = draw(st.lists(st.sampled_from(SOME_KEYS), max_size=6, unique=True))
+    commit = add(dag_cbor(unsigned | {"sig": KEY.sign(dag_cbor(unsigned))}))
+    add(RECORD)
+    # Of most trees, the ops are creations that it holds: they are undone one after another.
+    holds = draw(st.integers(0, 3)) > 0
+    pool, actions = (placed, ["create"]) if holds else (SOME_KEYS, ["create", "update", "delete"])
     ops: list[dict[str, Any]] = []
-    for name in names:
-        op: dict[str, Any] = {"path": name, "action": draw(st.sampled_from(("create", "update", "delete")))}
-        op["cid"] = None if op["action"] == "delete" else value
-        if op["action"] != "create":
+    for name in draw(st.lists(st.sampled_from(pool), min_size=holds, max_size=6, unique=True)):
+        action = draw(st.sampled_from(actions))
+        op = {"path": name, "action": action, "cid": None if action == "delete" else value}
+        if action != "create":
             op["prev"] = draw(st.sampled_from((value, b"\xff" * 36)))
         ops.append(op)
-    car = write_car(cid_of(commit), [(cid_of(commit), commit), *blocks, (cid_of(RECORD), RECORD)])
     previous = draw(st.sampled_from((bytes(cid_of(b"before")), b"\xee" * 36, None)))
-    changed = {"rev": rev, "blocks": car, "commit": bytes(cid_of(commit)), "ops": ops, "prevData": previous}
-    return commits()[0] | changed | {"since": draw(st.sampled_from((None, "3mbd3542k2422")))}
+    changed = {"rev": rev, "blocks": write_car(Cid(commit), blocks), "commit": bytes(commit), "ops": ops}
+    since = draw(st.sampled_from((None, "3mbd3542k2422")))
+    return commits()[0] | changed | {"prevData": previous, "since": since}
 
 
 def test_keys_in_wrong_layers_and_links_that_are_none_are_no_errors(fuzz: Fuzz) -> None:
