@@ -531,6 +531,10 @@ class KeyLimits:
     # Accounts whose key is in memory, at most: 200,000 take 44 MB with PDSes whose names have 30
     # characters. At least half of them are those used last.
     memory_entries: int = 200_000
+    # Rows in the file for accounts that are no `did:plc`, of 100 bytes each; a tenth more for a while. And
+    # hosts of PDSes that have a number in the file: the network has some thousands.
+    other_rows_max: int = 100_000
+    hosts_max: int = 200_000
     # Seconds after which a key is fetched again when it is used. Until the answer it is used as it is.
     lifetime_s: float = 24 * 3600.0
     # Seconds between two requests for one DID, whatever the reason: without it, forged signatures would make

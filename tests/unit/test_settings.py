@@ -650,7 +650,14 @@ def test_settings_have_flags_and_variables_of_their_own() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0.5, "500ms"), (0.0005, "0.0005s"), (90.0, "90s"), (5400.0, "90m"), (1_234_567.0, "1234567s"), (86_400.0, "24h")],
+    [
+        (0.5, "500ms"),
+        (0.0005, "0.0005s"),
+        (90.0, "90s"),
+        (5400.0, "90m"),
+        (1_234_567.0, "1234567s"),
+        (86_400.0, "24h"),
+    ],
 )
 def test_a_duration_is_shown_as_it_is_parsed(seconds: float, shown: str) -> None:
     assert show_duration(seconds) == shown

@@ -168,7 +168,9 @@ class Keys:
         """Open the file, and begin to follow the export. Raises KeyCacheError for a file without use."""
         async with AsyncExitStack() as stack:
             limits, settings = self._limits, self._settings
-            cache = await stack.enter_async_context(KeyCache(KeyStore(settings.data_dir), limits))
+            cache = await stack.enter_async_context(
+                KeyCache(KeyStore(settings.data_dir, limits=limits), limits)
+            )
             fetcher = _opened(stack, Fetcher(limits.requests_max))
             self._directories = Directories(settings.plc_urls, fetcher, limits, self._clock)
             counted = self._metrics.keys(KEY_FAILURES)

@@ -15,6 +15,10 @@ end, one first byte after another, sorted.
 were fetched before the page: it has everything up to then. Both times are those of our clock. An import is as
 new as its last page.
 
+*Bounds.* Anybody can have any number of accounts that are no `did:plc`, each at a host of its own. Of these,
+the rows that were fetched longest ago are deleted above `other_rows_max`, and hosts above `hosts_max` have no
+number. What is missing is fetched again. The accounts of the directory are all kept.
+
 *Crashes.* A transaction is either there or not, with the state that belongs to it. After a power loss the
 last ones may be missing; they are read or fetched again.
 
@@ -44,6 +48,7 @@ from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.errors import KeyCacheError, KeyCacheFull, KeyCacheReplaced
 from jetstream.identity.export import Progress, parse_progress
 from jetstream.identity.held import KEY_BYTES, pack_key
+from jetstream.limits import KeyLimits
 
 FILE: Final = "keys.sqlite3"
 LOCK: Final = "keys.lock"
@@ -82,6 +87,13 @@ _APPLY: Final = """
     ON CONFLICT (did) DO UPDATE SET key = excluded.key, at = excluded.at, pds = excluded.pds
     WHERE key.at <= excluded.at OR key.at > ?5
 """
+# Accounts that are no `did:plc`: their compact DIDs begin with a 1, as those of some others do.
+_COUNT_OTHERS: Final = "SELECT count(*) FROM key WHERE did >= x'01' AND did < x'02' AND length(did) > 15"
+_DELETE_OTHERS: Final = """
+    DELETE FROM key WHERE did IN (
+        SELECT did FROM key WHERE did >= x'01' AND did < x'02' AND length(did) > 15 ORDER BY at LIMIT ?
+    )
+"""
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 
 logger = structlog.get_logger(__name__)
@@ -97,9 +109,15 @@ class KeyStore:
     which the next call uses. Each method that writes is one transaction. `directory` must exist.
     """
 
-    def __init__(self, directory: Path, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, directory: Path, now: Callable[[], float] = time.time, limits: KeyLimits = KeyLimits()
+    ) -> None:
         self.path = directory / FILE
         self._now = now  # unix seconds
+        self._limits = limits
+        # Rows of accounts that are no `did:plc` that were written since these were last counted, and at the
+        # beginning as many as if they were due.
+        self._others_written = limits.other_rows_max
         # A damaged file is replaced at once. Then `_replace` has set the connection.
         with suppress(KeyCacheReplaced), self._guarded():
             self._connection = self._open()  # replaced by `_replace`
@@ -127,8 +145,18 @@ class KeyStore:
     def write(self, rows: Iterable[Row], forgotten: Iterable[bytes] = ()) -> None:
         """Write keys that were fetched, and remove those of `forgotten` DIDs. They replace any others."""
         with self._transaction():
-            self._connection.executemany(_WRITE, sorted(self._numbered(rows)))
+            numbered = self._numbered(rows)
+            self._connection.executemany(_WRITE, sorted(numbered))
             self._connection.executemany("DELETE FROM key WHERE did = ?", ((did,) for did in forgotten))
+            self._others_written += sum(len(did) != PLC_BYTES for did, *_ in numbered)
+            if self._others_written > self._limits.other_rows_max // 10:
+                self._delete_oldest_others()
+                self._others_written = 0
+
+    def _delete_oldest_others(self) -> None:
+        """Delete rows of accounts that are no `did:plc`, above their bound: those fetched longest ago."""
+        (count,) = self._connection.execute(_COUNT_OTHERS).fetchone()
+        self._connection.execute(_DELETE_OTHERS, (max(0, count - self._limits.other_rows_max),))
 
     def apply(self, rows: Iterable[Row], progress: Progress) -> None:
         """Write the keys of a page, at the time when it was asked for, and how far the export was read.
@@ -195,12 +223,20 @@ class KeyStore:
         return sum(path.stat().st_size for path in paths if path.exists())
 
     def _numbers(self, names: Iterable[str]) -> dict[str, int]:
-        """Return the numbers of hosts, in a transaction. A new host is given one; none is ever removed."""
+        """Return the numbers of hosts, in a transaction.
+
+        A new host is given one; none is ever removed. So their number is the highest one. Above the bound, a
+        new host has 0, as one that is not known: it is kept in memory only.
+        """
         numbers: dict[str, int] = {}
+        (count,) = self._connection.execute("SELECT ifnull(max(id), 0) FROM host").fetchone()
         for name in sorted(names):
-            self._connection.execute("INSERT OR IGNORE INTO host (name) VALUES (?)", (name,))
             row = self._connection.execute("SELECT id FROM host WHERE name = ?", (name,)).fetchone()
-            numbers[name] = row[0]
+            if row is None and count < self._limits.hosts_max:
+                count += 1
+                self._connection.execute("INSERT INTO host (id, name) VALUES (?, ?)", (count, name))
+                row = (count,)
+            numbers[name] = 0 if row is None else row[0]
         return numbers
 
     def _numbered(self, rows: Iterable[Row]) -> list[_Numbered]:

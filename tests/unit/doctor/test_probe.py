@@ -149,7 +149,7 @@ async def test_an_answer_in_pieces_is_read_to_its_end() -> None:
     assert seen.is_pds
 
 
-.mark.parametrize(
+@pytest.mark.parametrize(
     ("host", "private"),
     [
         ("localhost", True),

@@ -19,6 +19,7 @@ from jetstream.errors import KeyCacheError, KeyCacheReplaced
 from jetstream.identity.export import Progress
 from jetstream.identity.held import pack_key, unpack_key
 from jetstream.identity.store import APPLICATION_ID, FILE, KeyStore, Row, record
+from jetstream.limits import KeyLimits
 
 NOW_S = 1_800_000_000
 
@@ -231,3 +232,46 @@ def test_a_file_of_version_1_keeps_its_keys(importing: bool, tmp_path: Path) -> 
         assert store.progress() == (Progress() if importing else Progress("d", "7"))
         assert store.fold(10, 1) is False
         store.close()
+
+
+# Bounds
+
+
+def web_row(number: int, at_s: int) -> Row:
+    return compact_did(f"did:web:{number}.test"), pack_key(key_of(1)), at_s, f"{number}.test"
+
+
+def count(store: KeyStore, table: str) -> int:
+    return int(store._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+def test_accounts_that_anybody_can_have_are_bounded_and_the_oldest_go(tmp_path: Path) -> None:
+    limits = KeyLimits(other_rows_max=100)
+    store = KeyStore(tmp_path, lambda: NOW_S, limits)
+    plc = [(bytes([1, *range(13), number]), pack_key(key_of(1)), 1, None) for number in range(50)]
+    store.write(plc)
+    for number in range(500):
+        store.write([web_row(number, number)])
+        assert count(store, "key") <= len(plc) + 111
+    store.close()
+    again = KeyStore(tmp_path, lambda: NOW_S, limits)
+    again.write([web_row(500, 500)])  # a process may have ended before it has counted
+    assert count(again, "key") == len(plc) + 100
+    found = again.read([compact_did(f"did:web:{number}.test") for number in range(501)])
+    assert sorted(at_s for _, at_s, _ in found.values()) == list(range(401, 501))
+    assert len(again.read([did for did, *_ in plc])) == len(plc)
+    again.close()
+
+
+def test_hosts_above_the_bound_are_not_known_and_the_others_stay(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path, lambda: NOW_S, KeyLimits(hosts_max=3))
+    store.write([web_row(number, 1) for number in range(5)])
+    store.write([web_row(number, 2) for number in range(2, 7)])
+    found = store.read([compact_did(f"did:web:{number}.test") for number in range(7)])
+    hosts = {host for _, _, host in found.values()}
+    assert len(found) == 7
+    assert count(store, "host") == 3
+    assert None in hosts
+    assert len(hosts - {None}) == 3
+    assert set(store.number_hosts(["new.test"]).values()) == {0}
+    store.close()
