@@ -83,8 +83,8 @@ class UpstreamLimits:
     tiny_bytes: int = 16
     # Text messages, which no firehose sends. A Jetstream that is taken for one sends some hundreds a second.
     text: Rate = Rate(100.0, 200)
-    # Bytes that wait to be sent when a ping comes. An upstream that reads leaves none: the system takes some
-    # hundred kB of pongs before one waits. Each that waits takes 0.8 kB of memory.
+    # Bytes that wait to be sent when a ping comes. An upstream that reads leaves none: the system itself
+    # holds 100 kB of pongs and more before one waits here.
     unsent_bytes_max: int = 4 << 10
 
     # --- sequence numbers ---
