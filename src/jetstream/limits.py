@@ -83,6 +83,9 @@ class UpstreamLimits:
     tiny_bytes: int = 16
     # Text messages, which no firehose sends. A Jetstream that is taken for one sends some hundreds a second.
     text: Rate = Rate(100.0, 200)
+    # Bytes that wait to be sent when a ping comes. An upstream that reads leaves none: the system itself
+    # holds 100 kB of pongs and more before one waits here.
+    unsent_bytes_max: int = 4 << 10
 
     # --- sequence numbers ---
     # The largest gap that is not suspicious. A large relay sends 10,000 frames in ten seconds: so many are
@@ -151,6 +154,8 @@ class SourceLimits:
     # which doubles with each that follows at the same cursor, and its maximum.
     fault_pause_s: float = 1.0
     fault_pause_max_s: float = 30.0
+    # Seconds of a connection without such an error after which the upstream is not stuck any more.
+    unstuck_s: float = 60.0
     # Seconds without a connection that is of use until an upstream counts as gone.
     gone_s: float = 60.0
     # Seconds between two log lines that say how many PDSes have no connection.

@@ -48,9 +48,9 @@ _ENDED: Final = ("client", "lost", "done", "shutdown", "slow", "overtaken", "err
 STREAM_CODINGS: Final = ("identity", "gzip", "zstd")
 # All values of the label `reason` of `jetstream_disconnects`.
 CLOSE_REASONS: Final = (*_ENDED, "protocol", "flood", "kicked", *_BAD_MESSAGES)
-# What an upstream may send too much of: control frames, tiny messages, text, frames that cannot be
-# read.
-FLOOD_KINDS: Final = ("control", "tiny", "text", "unreadable")
+# What an upstream may send too much of: control frames, pings whose pongs it does not read, tiny messages,
+# text, frames that cannot be read.
+FLOOD_KINDS: Final = ("control", "pongs", "tiny", "text", "unreadable")
 # Why a request to subscribe is refused, and what each reason means.
 REFUSAL_REASONS: Final = {
     "parameter": "a parameter cannot be used",

@@ -29,6 +29,7 @@ from tests.subscriber import subscribe
 from jetstream.app import Service
 from jetstream.eventlog import SourceCursor
 from jetstream.settings import Settings
+from jetstream.token_bucket import Rate
 from jetstream.upstream.inbox import ReadThrottle
 
 INFO = frame("#info", {"name": "OutdatedCursor", "message": "Possibly missing events"})
@@ -97,6 +98,7 @@ FLOODS = [
     ("tiny", raw(message(b"x", 0x02) + message(b"x", 0x00) * 20_000, 10)),
     ("tiny", raw(message(b"", 0x02) + message(b"", 0x00) * 20_000, 10)),
     ("tiny", raw(message(b"x", 0x01) + message(b"x", 0x00) * 20_000, 10)),
+    ("tiny", raw(message(b"{", 0x01) + message(b"x" * 16, 0x00) * 20_000, 10)),
     ("text", raw(message(b"{}", 0x81) * 20_000, 10)),
     ("unreadable", raw(message(b"x" * 16) * 20_000, 2)),
     ("unreadable", raw(message(INFO) * 20_000, 1)),
@@ -116,6 +118,39 @@ async def test_a_flood_ends_its_connection_and_the_next_is_followed(
     assert (await figures(service.port))[f'jetstream_upstream_floods_total{{kind="{kind}"}}'] == 1
     assert len(relay.asked) == 2
     assert len([line for line in logs if line["event"].startswith("upstream:")]) < 10
+
+
+async def test_a_relay_that_does_not_read_its_pongs_is_disconnected(relay: Relay, start: Start) -> None:
+    async def act(connection: Connection) -> None:
+        await connection.accept()
+        await connection.send(commit(1))
+        connection._writer.transport.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(100):
+            await connection.send_raw(message(b"x" * 125, 0x89) * 2_000)
+
+    relay.publish([(1, commit(1)), (2, commit(2))])
+    relay.script.append(act)
+    service = await start(upstream_cursor=0, limits=quick(control=Rate(1e9, 1_000_000)))
+    assert await rkeys(service, 2) == ["1", "2"]
+    assert (await figures(service.port))['jetstream_upstream_floods_total{kind="pongs"}'] == 1
+    assert [asked.cursor for asked in relay.asked] == [0, 1]
+
+
+DISORDER = [message(b"", 0x80), message(b"x" * 200, 0x80), message(b"x" * 16, 0x02), message(b"x", 0x02)]
+
+
+@pytest.mark.parametrize("data", DISORDER)
+async def test_parts_in_no_order_end_their_connection_and_the_next_is_followed(
+    data: bytes, relay: Relay, start: Start
+) -> None:
+    relay.publish([(1, commit(1))])
+    relay.script.append(raw(data * 20_000, 10))
+    with capture_logs() as logs:
+        service = await start(upstream_cursor=0)
+        assert await rkeys(service, 1) == ["1"]
+    (line,) = (line for line in logs if line["event"] == "upstream: connection failed")
+    assert "RFC 6455 section 5.4" in line["error"]
+    assert len(relay.asked) == 2
 
 
 @pytest.mark.parametrize("opcode", [0x89, 0x8A])

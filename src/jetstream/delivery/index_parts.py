@@ -237,7 +237,7 @@ class ByContent:
         # All groups. A record is parsed only if some group wants its collection.
         self._all = ByCollection(remembered_max)
         self.groups = self._all.groups
-        # Subscribers thatse content filter asks for phrases first (`Content.by_phrases`).
+        # Subscribers whose content filter asks for phrases first (`Content.by_phrases`).
         self._by_phrase = PhraseIndex()
         # The others, by each term of their first clause. No dict in it is empty.
         self._by_term: dict[str, dict[Group, None]] = {}

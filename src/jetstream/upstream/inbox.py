@@ -8,10 +8,12 @@ used up or the inbox is full. Then the socket is not read either, and TCP slows 
 
 A peer can send much that is no frame of a firehose, and costs more than its bytes: pings, empty messages,
 messages in tiny fragments, text. Each kind has a budget, a token bucket. A peer that exceeds one is cut off.
+So is one that does not read its pongs, and one whose fragments are in no order.
 
-So there are three bounds. What waits is bounded by `buffer_bytes_max`, and one message by
+So there are four bounds. What waits is bounded by `buffer_bytes_max`, and one message by
 `message_bytes_max`. What is parsed without a pause is bounded by `slice_bytes_max` and `turn_s`. What costs
-more than its bytes is bounded by the budgets. All are in `limits.UpstreamLimits`.
+more than its bytes is bounded by the budgets. What waits to be sent is bounded by `unsent_bytes_max`. All are
+in `limits.UpstreamLimits`.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
-from typing import Final, cast
+from typing import Final, NoReturn, cast
 
-from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
+from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSProtocolError, WSTransport
 
 from jetstream.limits import UpstreamLimits
 from jetstream.token_bucket import TokenBucket
@@ -66,8 +68,10 @@ class Inbox(WSListener):
         self._messages: list[bytes] = []
         self._times: list[float] = []
         self._cost = 0
-        # What has come of a fragmented binary message; None between two of them.
+        # What has come of a fragmented message; None between two of them.
         self._parts: bytearray | None = None
+        # Whether that message is of the wrong type: then nothing of it is kept. Set when it begins.
+        self._is_passed_over = False
         # Set when a message comes, and when the connection is over. Cleared by `wait`, which waits for
         # it.
         self._changed = asyncio.Event()
@@ -133,13 +137,13 @@ class Inbox(WSListener):
         elif kind in (WSMsgType.BINARY, WSMsgType.CONTINUATION):
             self._assemble(transport, frame)
         elif kind == WSMsgType.TEXT:
-            self._pass_over()
+            self._pass_over(frame)
         elif kind == WSMsgType.CLOSE:
             self.reason = f"{frame.get_close_code()} {frame.get_close_reason() or ''}".strip()
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
         elif self._spend("control") and kind == WSMsgType.PING:
-            transport.send_pong(frame.get_payload_as_bytes())
+            self._send_pong(transport, frame.get_payload_as_bytes())
 
     def on_ws_disconnected(self, _transport: WSTransport) -> None:
         """Let `wait` return nothing once all messages are dropped."""
@@ -163,40 +167,71 @@ class Inbox(WSListener):
         self._stop_parsing()
         self._transport.disconnect(graceful=False)
 
-    def _pass_over(self) -> None:
-        """Tell of a message of the wrong type, and pass it over."""
-        self._parts = None
+    def _send_pong(self, transport: WSTransport, payload: bytes) -> None:
+        """Answer a ping, or cut the connection if the peer does not read the answers."""
+        if transport.underlying_transport.get_write_buffer_size() > self._limits.unsent_bytes_max:
+            self._cut_off("pongs")
+        else:
+            transport.send_pong(payload)
+
+    def _pass_over(self, frame: WSFrame) -> None:
+        """Tell of a message of the wrong type, and pass it over, with the fragments that follow."""
         self.any_came = True
         self._on_text()
-        self._spend("text")
+        if self._spend("text") and not frame.fin:
+            self._begin_parts(is_passed_over=True)
 
     def _spend(self, kind: str) -> bool:
-        """Return whether one more of a kind is within its budget; cut the connection if it is not.
+        """Return whether one more of a kind is within its budget; cut the connection if it is not."""
+        if self._budgets[kind].spend(self._clock()):
+            return True
+        self._cut_off(kind)
+        return False
+
+    def _cut_off(self, kind: str) -> None:
+        """Cut the connection for a flood of a kind.
 
         It is closed with code 1008 (policy violation), at once: a peer that floods need not answer the
         close.
         """
-        if self._budgets[kind].spend(self._clock()):
-            return True
         self._stop_parsing()
         self._transport.send_close(WSCloseCode.POLICY_VIOLATION, b"flood")
         self._transport.disconnect(graceful=False)
         self._on_flood(kind)
-        return False
+
+    def _begin_parts(self, *, is_passed_over: bool) -> None:
+        """Begin a message in fragments. Raises WSProtocolError if the one before is not complete."""
+        if self._parts is not None:
+            self._refuse_order("a message in fragments began before the one before it was complete")
+        self._parts, self._is_passed_over = bytearray(), is_passed_over
+
+    def _refuse_order(self, problem: str) -> NoReturn:
+        """End the connection with code 1002 (protocol error): picows does that with what is raised.
+
+        picows checks all else that RFC 6455 forbids, but not the order of fragments. A whole message
+        between two fragments is forbidden too. It is taken: to check that would cost each message time.
+        """
+        self._stop_parsing()
+        raise WSProtocolError(WSCloseCode.PROTOCOL_ERROR, f"{problem}, RFC 6455 section 5.4 forbids this")
 
     def _assemble(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Add a fragment to a message; skip it if it belongs to one of the wrong type.
+        """Add a fragment to a message; pass it over if that is of the wrong type.
 
         The last fragment completes the message. One that grows over `message_bytes_max` is closed with
-        code 1009; `too_big` then says so to the source, which skips that frame.
+        code 1009; `too_big` then says so to the source, which skips that frame. Nothing bounds a message
+        that is passed over, so each of its fragments spends. Raises WSProtocolError if no message has begun.
         """
         if frame.msg_type != WSMsgType.CONTINUATION:
-            self._parts = bytearray()
+            self._begin_parts(is_passed_over=False)
+        if self._parts is None:
+            self._refuse_order("a fragment came, and no message had begun")
+        if self._is_passed_over:
+            if self._spend("tiny") and frame.fin:
+                self._parts = None
+            return
         payload = frame.get_payload_as_bytes()
         if len(payload) < self._limits.tiny_bytes and not frame.fin and not self._spend("tiny"):
             return
-        if self._parts is None:
-            return  # the rest of one of the wrong type
         self._parts += payload
         if len(self._parts) > self._limits.message_bytes_max:
             self.too_big = True

@@ -78,13 +78,29 @@ class _Running:
     # Such errors in a row, after which the source began at the same cursor; and that cursor.
     faults: int = 0
     resumed_after: int | None = None
+    # The cursor of the source that has failed last: what it had taken, which it may not have stored.
+    failed_after: int | None = None
+    # When the source was first seen with its connection, by the clock of `Sources`. None: it has none, or has
+    # failed since.
+    seen_at: float | None = None
     # Since it was started; None: `Sources.start` was not called yet.
     task: asyncio.Task[None] | None = field(default=None)
 
-    @property
-    def has_advanced(self) -> bool:
-        """Whether the source has taken something. One that has failed may have read what it did not store."""
-        return self.source.is_connected and self.source.seq != self.resumed_after
+    def is_unstuck(self, now: float, after_s: float) -> bool:
+        """Return whether the source has come further than the one that has failed, or its connection lasts.
+
+        What the one before had taken and not stored comes again, and is no progress. A sequence that
+        restarts has lower numbers: then it counts that the connection has lasted for `after_s`. To be
+        called every second or so.
+        """
+        if not self.source.is_connected:
+            self.seen_at = None
+            return False
+        if self.seen_at is None:
+            self.seen_at = now
+        seq, failed_after = self.source.seq, self.failed_after
+        is_beyond = seq is not None and (failed_after is None or seq > failed_after)
+        return is_beyond or now - self.seen_at >= after_s
 
 
 class Sources:
@@ -194,7 +210,7 @@ class Sources:
             is_gone = source.gone_s >= gone_s and not all_gone
             self._conditions.set(ONE_GONE, self._one_gone(source) if is_gone else None, source.name)
         for each in self._all.values():
-            if each.faults and each.has_advanced:
+            if each.faults and each.is_unstuck(self._clock(), self._limits.unstuck_s):
                 each.faults = 0
                 self._conditions.end(STUCK, each.upstream.name)
         self._report()
@@ -246,6 +262,7 @@ class Sources:
     async def _begin_again(self, each: _Running, kind: str) -> None:
         """Replace a source after an error of a kind by one that begins at what is stored."""
         limits, before = self._limits, each.source
+        each.failed_after, each.seen_at = before.seq, None
         await asyncio.sleep(backoff_s(each.faults, limits.fault_pause_s, limits.fault_pause_max_s))
         each.source = self._build(each.upstream, each.link)
         each.source.take_over(before)

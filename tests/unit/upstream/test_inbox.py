@@ -8,13 +8,13 @@ from typing import cast
 from unittest.mock import Mock, call
 
 import pytest
-from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport
+from picows import WSCloseCode, WSFrame, WSMsgType, WSProtocolError, WSTransport
 
 from jetstream.limits import UpstreamLimits
 from jetstream.token_bucket import Rate
 from jetstream.upstream.inbox import Inbox, ReadThrottle
 
-PARTS = WSMsgType.CONTINUATION
+BINARY, TEXT, PARTS = WSMsgType.BINARY, WSMsgType.TEXT, WSMsgType.CONTINUATION
 # Budgets a hundredth of the real ones: a frame is a mock, which takes a millisecond to make.
 LIMITS = UpstreamLimits(control=Rate(1.0, 2), tiny=Rate(10.0, 20), text=Rate(1.0, 2))
 
@@ -28,6 +28,7 @@ class Socket:
         self.transport = Mock(spec=WSTransport)
         self.under = Mock()
         self.under.is_closing.return_value = False
+        self.under.get_write_buffer_size.return_value = 0
         self.transport.underlying_transport = self.under
         self.now = 1_000.0
         self.inbox = Inbox(self._text, self.floods.append, limits, lambda: self.now)
@@ -93,6 +94,44 @@ async def test_text_is_told_of_and_the_rest_of_it_passed_over(socket: Socket) ->
     assert (socket.texts, await socket.frames()) == (1, [b"a" * 20])
 
 
+async def test_whole_messages_between_two_parts_are_handled_as_others(socket: Socket) -> None:
+    socket.send(b"a" * 20, fin=False).send(b"b" * 20).send(b"{}", TEXT).send(b"c", PARTS)
+    assert (socket.texts, await socket.frames()) == (1, [b"b" * 20, b"a" * 20 + b"c"])
+
+
+FIRST, LAST = False, True
+
+
+@pytest.mark.parametrize("size", [0, 100])
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [(PARTS, LAST)],
+        [(PARTS, FIRST)],
+        [(BINARY, LAST), (PARTS, LAST)],
+        [(TEXT, LAST), (PARTS, FIRST)],
+        [(BINARY, FIRST), (PARTS, LAST), (PARTS, LAST)],
+        [(TEXT, FIRST), (PARTS, LAST), (PARTS, LAST)],
+        [(BINARY, FIRST), (BINARY, FIRST)],
+        [(BINARY, FIRST), (TEXT, FIRST)],
+        [(TEXT, FIRST), (BINARY, FIRST)],
+        [(TEXT, FIRST), (PARTS, FIRST), (TEXT, FIRST)],
+    ],
+)
+async def test_parts_in_no_order_end_the_connection(
+    frames: list[tuple[WSMsgType, bool]], size: int, socket: Socket
+) -> None:
+    *before, (kind, fin) = frames
+    for each, is_last in before:
+        socket.send(b"x" * size, each, fin=is_last)
+    with pytest.raises(WSProtocolError, match=r"RFC 6455 section 5\.4") as caught:
+        socket.send(b"x" * size, kind, fin=fin)
+    assert caught.value.code == WSCloseCode.PROTOCOL_ERROR
+    taken = await socket.waiting()
+    socket.send(b"x" * size, kind, fin=fin).send(b"x" * 20)
+    assert await socket.waiting() == taken
+
+
 async def test_a_close_frame_is_answered_and_its_reason_kept(socket: Socket) -> None:
     socket.send(b"", WSMsgType.CLOSE)
     assert socket.inbox.reason == "1008 ConsumerTooSlow"
@@ -134,6 +173,8 @@ async def test_parts_that_are_too_big_together_end_the_connection() -> None:
 async def test_too_much_of_what_is_no_firehose_ends_the_connection(
     name: str, kind: WSMsgType, payload: bytes, fin: bool, rate: Rate, socket: Socket
 ) -> None:
+    if kind == PARTS:
+        socket.send(b"x" * LIMITS.tiny_bytes, fin=False)
     for _ in range(rate.burst):
         socket.send(payload, kind, fin=fin)
     socket.now += 1.0  # earns a second's worth
@@ -150,6 +191,26 @@ async def test_large_messages_and_parts_have_no_budget(socket: Socket) -> None:
         socket.send(b"x" * LIMITS.tiny_bytes)
     socket.send_parts([b"x" * LIMITS.tiny_bytes] * LIMITS.tiny.burst * 2)
     assert socket.floods == []
+
+
+async def test_each_part_of_what_is_passed_over_spends(socket: Socket) -> None:
+    socket.send(b"{", TEXT, fin=False)
+    for _ in range(LIMITS.tiny.burst):
+        socket.send(b"x" * LIMITS.tiny_bytes, PARTS, fin=False)
+    assert socket.floods == []
+    socket.send(b"x" * LIMITS.tiny_bytes, PARTS, fin=False)
+    assert socket.floods == ["tiny"]
+
+
+async def test_a_peer_that_does_not_read_its_pongs_is_cut_off(socket: Socket) -> None:
+    socket.under.get_write_buffer_size.return_value = LIMITS.unsent_bytes_max
+    socket.send(b"?", WSMsgType.PING)
+    assert socket.floods == []
+    socket.under.get_write_buffer_size.return_value += 1
+    socket.send(b"!", WSMsgType.PING)
+    assert socket.floods == ["pongs"]
+    socket.transport.send_pong.assert_called_once_with(b"?")
+    socket.transport.disconnect.assert_called_once_with(graceful=False)
 
 
 # Pauses

@@ -37,6 +37,7 @@ class FakeSource:
         self.ended = False
         self.error: Exception | None = None
         self.seq: int | None = None
+        self.reads = 0  # what it takes, and does not store, before it raises
         self.faults = 0
         self.before: FakeSource | None = None
         self.is_connected = False
@@ -65,6 +66,7 @@ class FakeSource:
         self.runs += 1
         try:
             if self.error is not None:
+                self.seq = (self.seq or 0) + self.reads
                 raise self.error
             await asyncio.Event().wait()
         finally:
@@ -80,9 +82,10 @@ class Stage:
         self.built: list[FakeSource] = []
         self.forgotten: list[list[str]] = []
         self.changes = 0
-        # What each source that is built raises, the cursor that it begins at, and how far it comes.
+        # What each source that is built raises, the cursor that it begins at, how far it comes, and what it
+        # takes and does not store.
         self.error: Exception | None = None
-        self.stored = self.progress = 0
+        self.stored = self.progress = self.reads = 0
         limits = {"fault_pause_s": 0.0, "fault_pause_max_s": 0.0} | limits
         self.sources = Sources(
             self.build,
@@ -96,6 +99,7 @@ class Stage:
     def build(self, upstream: Upstream, link: Link) -> Source:
         self.built.append(FakeSource(upstream, link))
         self.built[-1].error, self.built[-1].seq = self.error, self.stored
+        self.built[-1].reads = self.reads
         self.stored += self.progress
         return cast(Source, self.built[-1])
 
@@ -210,6 +214,45 @@ async def test_an_upstream_that_causes_an_error_at_the_same_cursor_again_and_aga
         stage.sources.check()
         assert stage.conditions.names == {"upstream_stuck"}  # it was read, and its connection has failed
         stage["a"].connect()
+        stage.sources.check()
+        assert stage.conditions.names == set()
+        await stage.sources.apply([])
+
+
+async def stuck_and_mended(stage: Stage, tasks: asyncio.TaskGroup) -> FakeSource:
+    """Return a source that no error ends any more, after some that were stuck at 7 and had taken 9."""
+    stage.error, stage.stored, stage.reads = OverflowError("a bug"), 7, 2
+    await stage.sources.apply(upstreams("a"))
+    stage.sources.start(tasks)
+    await until(lambda: stage.conditions.names == {"upstream_stuck"})
+    stage.error = None
+    await until(lambda: stage["a"].error is None and stage["a"].runs == 1)
+    return stage["a"]
+
+
+async def test_what_comes_again_before_the_error_does_not_end_that_an_upstream_is_stuck() -> None:
+    stage = Stage()
+    async with asyncio.TaskGroup() as tasks:
+        source = await stuck_and_mended(stage, tasks)
+        source.connect()
+        for seq, is_stuck in (7, True), (8, True), (9, True), (10, False):
+            source.seq = seq
+            stage.sources.check()
+            assert (stage.conditions.names == {"upstream_stuck"}) == is_stuck
+        await stage.sources.apply([])
+
+
+async def test_a_connection_that_lasts_ends_that_an_upstream_is_stuck() -> None:
+    stage = Stage(unstuck_s=60.0)
+    async with asyncio.TaskGroup() as tasks:
+        source = await stuck_and_mended(stage, tasks)
+        source.connect()
+        source.seq = 3  # its sequence has begun again
+        for now_s, is_connected in (0.0, True), (59.0, True), (60.0, False), (61.0, True), (120.0, True):
+            stage.now_s, source.is_connected = now_s, is_connected
+            stage.sources.check()
+            assert stage.conditions.names == {"upstream_stuck"}
+        stage.now_s = 121.0
         stage.sources.check()
         assert stage.conditions.names == set()
         await stage.sources.apply([])

@@ -32,6 +32,6 @@ class TextInbox(Inbox):
         elif kind == _TEXT:
             self._assemble(transport, frame)
         elif kind == WSMsgType.BINARY:
-            self._pass_over()
+            self._pass_over(frame)
         else:
             super().on_ws_frame(transport, frame)

@@ -24,6 +24,7 @@ class Socket:
         self.transport = Mock(spec=WSTransport)
         self.transport.underlying_transport = Mock()
         self.transport.underlying_transport.is_closing.return_value = False
+        self.transport.underlying_transport.get_write_buffer_size.return_value = 0
         self.transport.response.headers = {"Jetstream-Wire": "v2"}
         self.inbox = TextInbox(self._binary, self.floods.append, LIMITS, lambda: 1.0)
         self.inbox.on_ws_connected(cast(WSTransport, self.transport))
