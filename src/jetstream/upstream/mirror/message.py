@@ -29,7 +29,7 @@ _new: Final = tuple.__new__
 CID_PATTERN: Final = "b[a-z2-7]{8,200}"
 # A text that needs no escape.
 _TEXT: Final = rb'"([!#-\[\]-~]*)"'
-_SEQ: Final = rb'"seq":([0-9]{1,18})'
+_SEQ: Final = rb'"seq":(0|[1-9][0-9]{0,17})'
 _TIME: Final = rb'"time":"[0-9TZ:.-]*"}}'
 
 _WRITE: Final = re.compile(

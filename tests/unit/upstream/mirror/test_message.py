@@ -176,6 +176,12 @@ def test_what_is_no_message_of_ours_is_refused(message: bytes, reason: str) -> N
     assert dropped(message) == reason
 
 
+def test_a_position_is_a_number_of_json() -> None:
+    [message] = rendered(written(b"{}"))
+    assert isinstance(parse(message), MirrorMessage)
+    assert dropped(message.replace(b'"seq":', b'"seq":0')) == "message_form"
+
+
 def test_nesting_and_size_may_be_as_large_as_records_are() -> None:
     for body in (b'{"a":' * 128 + b"1" + b"}" * 128, b'{"a":"' + b"a" * 989_992 + b'"}'):
         event = written(body)
