@@ -4,8 +4,8 @@ They are served as they are, below `/page/`: there is no build step, and nothing
 browser asks for each of them again with the ETag that it has, so a page never runs with the scripts of
 another version.
 
-The HTML is not below `/page/`: `front_page` fills it in for each request. Every response has a policy that
-forbids scripts of other origins (Content Security Policy), since events have text of strangers.
+The HTML is not below `/page/`: `front_page` fills it in for each request. Each response has a
+Content-Security-Policy that forbids scripts of other origins: the text of events is untrusted.
 """
 
 from __future__ import annotations

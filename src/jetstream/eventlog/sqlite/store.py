@@ -267,19 +267,22 @@ class SqliteLog:
         totals = Totals(
             state.tip if columns is None else batch.last, state.appended + len(batch), state.commits + 1
         )
-        if not (journal.entries or tombstones) and self._commit_row(batch, columns, changes, totals):
+        moved = self._moved(changes.cursors)
+        if not (journal.entries or tombstones) and self._commit_row(batch, columns, changes, moved, totals):
             state.commits += 1
             return
         row_id = None
         with Transaction(state.writer):
             if journal.entries:
                 row_id = store_entries(state.writer, journal.entries, state.appended, totals.commits)
-            row_id = self._store(batch, columns, changes, tombstones, totals) or row_id
+            row_id = self._store(batch, columns, changes, moved, tombstones, totals) or row_id
         state.commits += 1
         state.repos.note_row(row_id)
         journal.clear()
 
-    def _commit_row(self, batch: Batch, columns: Columns | None, changes: Changes, totals: Totals) -> bool:
+    def _commit_row(
+        self, batch: Batch, columns: Columns | None, changes: Changes, moved: Cursors | None, totals: Totals
+    ) -> bool:
         """Commit an append that is one row of the tail and one cursor; return False if it is not.
 
         Nearly all are, since states of repositories come with `--verify full` only.
@@ -291,7 +294,6 @@ class SqliteLog:
             return False
         if changes.repos or changes.gaps or changes.accounts:
             return False
-        moved = self._moved(changes.cursors)
         if moved is None or len(moved) != 1:
             return False
         ((source, cursor),) = moved.items()
@@ -303,12 +305,14 @@ class SqliteLog:
         batch: Batch,
         columns: Columns | None,
         changes: Changes,
+        moved: Cursors | None,
         tombstones: Tombstones,
         totals: Totals,
     ) -> int | None:
         """Write one append, inside a transaction: rows of the tail, tombstones, changes.
 
-        Returns the row of the states of repositories, if some have changed.
+        `moved` is what `_moved` has returned. Returns the row of the states of repositories, if some have
+        changed.
         """
         state = self._state
         writer, batch_bytes = state.writer, state.limits.batch_bytes
@@ -321,7 +325,6 @@ class SqliteLog:
         if tombstones:
             writer.executemany("INSERT OR REPLACE INTO tombstone VALUES (?, ?)", tombstones.items())
             count_erasure(writer)
-        moved = self._moved(changes.cursors)
         if moved is None:
             store_cursors(writer, changes.cursors, totals, same_sources=False)
         else:
