@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
             self.origin = unmapped((transport.get_extra_info("peername") or ("",))[0])
             self.visit = self.peers.arrive(self.origin)
         else:
-            self.origin, self.visit = unmapped(arrived.peer), arrived.visit
+            self.origin, self.visit = arrived.peer, arrived.visit
             self._secure = arrived.secure
             arrived.made()
         self.peer = self.origin
